@@ -1,0 +1,32 @@
+"""Named errors. Each message is one line that says what is wrong, where, and how to mend it."""
+
+
+class HumanprefError(Exception):
+    """Base of every error a user can mend; the command line prints it as one line and exits with status 1."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class UnknownNameError(HumanprefError):
+    """A scorer, architecture or option value that does not exist; the message lists the valid ones."""
+
+
+class ImageError(HumanprefError):
+    """An image that cannot be read: missing, empty, truncated, not an image, or too large to decode safely."""
+
+
+class DataError(HumanprefError):
+    """Preference data that is not what its format says."""
+
+
+class WeightsError(HumanprefError):
+    """A checkpoint that cannot be used: damaged, unsafe, or of another architecture."""
+
+
+class DownloadError(HumanprefError):
+    """Weights that are not here and cannot be fetched."""
+
+
+class ScoreError(HumanprefError):
+    """A call whose images and prompts cannot be scored together, or a score that is not a number."""

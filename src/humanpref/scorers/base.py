@@ -1,0 +1,183 @@
+"""What a scorer is: the `Scorer` contract, the row that describes one, and the scoring loop they all share."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
+
+from humanpref.errors import ImageError, ScoreError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from humanpref.images import ImageSource
+
+    Images: TypeAlias = "ImageSource | Tensor | Sequence[ImageSource | Tensor]"
+    Prompts: TypeAlias = "str | Sequence[str]"
+
+Prepared = TypeVar("Prepared")
+
+
+@dataclass(frozen=True)
+class ScorerSpec:
+    """One row of the scorer table. `published` maps a test set to the accuracy its authors report, in [0, 1].
+
+    `preprocess` names a row of `humanpref.preprocess.PREPROCESS`; `sha256` is None where none is known.
+    """
+
+    name: str
+    summary: str
+    licence: str
+    reads_prompt: bool
+    arch: str | None = None
+    repo: str | None = None
+    file: str | None = None
+    revision: str | None = None
+    sha256: str | None = None
+    bytes: int | None = None
+    preprocess: str | None = None
+    scale: str = ""
+    published: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """What evaluation, benchmark, serving and fine-tuning call; none of them knows which model it is."""
+
+    @property
+    def spec(self) -> ScorerSpec:
+        """The row this scorer was loaded from."""
+        ...
+
+    @property
+    def logit_scale(self) -> float:
+        """P(a preferred to b | prompt) = sigmoid(logit_scale * (score_a - score_b))."""
+        ...
+
+    def score(self, images: Images, prompts: Prompts) -> Tensor:
+        """Score images -> float32 tensor (n,), aligned with `images`, on the published scale, never squeezed."""
+        ...
+
+    def score_each(self, images: Sequence[ImageSource | Tensor], prompts: Prompts) -> Iterator[float | ImageError]:
+        """Yield a score, or the error of an image that cannot be read, per image, in order, as they are done."""
+        ...
+
+    def truncated(self, prompt: str) -> bool:
+        """Tell whether the prompt is longer than what the scorer reads."""
+        ...
+
+
+class BatchScorer(ABC, Generic[Prepared]):
+    """The shared loop: images are opened and prepared by threads while the model works on the batch before."""
+
+    batch_size: int = 8
+
+    def __init__(self, spec: ScorerSpec) -> None:
+        self._spec = spec
+
+    @property
+    def spec(self) -> ScorerSpec:
+        """The row this scorer was loaded from."""
+        return self._spec
+
+    @property
+    @abstractmethod
+    def logit_scale(self) -> float:
+        """P(a preferred to b | prompt) = sigmoid(logit_scale * (score_a - score_b))."""
+
+    @abstractmethod
+    def truncated(self, prompt: str) -> bool:
+        """Tell whether the prompt is longer than what the scorer reads."""
+
+    @abstractmethod
+    def _prepare(self, image: ImageSource | Tensor) -> Prepared:
+        """Open one image and do its own share of the work; called from several threads."""
+
+    @abstractmethod
+    def _score_prepared(self, batch: Sequence[Prepared], prompts: Sequence[str]) -> Tensor:
+        """Score a batch of prepared images -> (len(batch),)."""
+
+    @abstractmethod
+    def _score_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Score pixels (n, 3, H, W) in [0, 1] -> (n,)."""
+
+    def score(self, images: Images, prompts: Prompts) -> Tensor:
+        """Score images -> float32 tensor (n,), aligned with `images`, on the published scale, never squeezed.
+
+        `images`: paths, `ImageRef`s, PIL images or float tensors (3, H, W) in [0, 1], or one of them; or a float
+        tensor (n, 3, H, W) in [0, 1], through which a differentiable scorer lets gradients flow.
+        `prompts`: one for all images, or one per image.
+        Raises `ImageError` for the first image that cannot be read, `ScoreError` when the two do not fit together.
+        """
+        import torch
+
+        if isinstance(images, torch.Tensor) and images.ndim != 3:
+            from humanpref.preprocess import check_pixels
+
+            check_pixels(images)
+            texts = align_prompts(prompts, len(images))
+            return self._score_pixels(images, texts) if len(images) else torch.zeros(0)
+        sources = list(images) if isinstance(images, Sequence) and not isinstance(images, str) else [images]
+        scores = []
+        for score in self.score_each(sources, prompts):
+            if isinstance(score, ImageError):
+                raise score
+            scores.append(score)
+        return torch.tensor(scores, dtype=torch.float32)
+
+    def score_each(self, images: Sequence[ImageSource | Tensor], prompts: Prompts) -> Iterator[float | ImageError]:
+        """Yield a score, or the error of an image that cannot be read, per image, in order, as they are done.
+
+        Memory stays bounded: at most three batches of prepared images exist at a time.
+        """
+        texts = align_prompts(prompts, len(images))
+        prepared = map_ahead(self._prepare_or_error, images, ahead=2 * self.batch_size)
+        pairs = zip(prepared, texts, strict=True)
+        while chunk := list(islice(pairs, self.batch_size)):
+            good = [(image, text) for image, text in chunk if not isinstance(image, ImageError)]
+            scores: Iterator[float] = iter(())
+            if good:
+                scores = iter(self._score_prepared([g[0] for g in good], [g[1] for g in good]).tolist())
+            for image, _ in chunk:
+                yield image if isinstance(image, ImageError) else next(scores)
+
+    def _prepare_or_error(self, image: ImageSource | Tensor) -> Prepared | ImageError:
+        try:
+            return self._prepare(image)
+        except ImageError as error:
+            return error
+
+
+def align_prompts(prompts: Prompts, n: int) -> list[str]:
+    """Return one prompt per image. Raises `ScoreError` when there are neither one nor n of them."""
+    texts = [prompts] * n if isinstance(prompts, str) else list(prompts)
+    if len(texts) != n:
+        raise ScoreError(f"{n} images but {len(texts)} prompts; give one prompt for all images, or one per image")
+    if wrong := next((text for text in texts if not isinstance(text, str)), None):
+        raise ScoreError(f"a prompt must be text, got {type(wrong).__name__}")
+    return texts
+
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+def map_ahead(function: Callable[[In], Out], items: Iterable[In], *, ahead: int) -> Iterator[Out]:
+    """Apply `function` in threads, at most `ahead` items before the one being used, yielding results in order."""
+    remaining = iter(items)
+    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="humanpref-prepare")
+    try:
+        pending: deque[Future[Out]] = deque(pool.submit(function, item) for item in islice(remaining, ahead))
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(pool.submit(function, item) for item in islice(remaining, 1))
+            yield result
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,250 @@
+"""Scorers that are a CLIP: cosine of image and text embeddings. One class, several rows (`humanpref.scorers.SPECS`)."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from humanpref.errors import ScoreError, UnknownNameError, WeightsError
+from humanpref.images import ImageSource, open_image
+from humanpref.preprocess import PREPROCESS, Resize, check_pixels, preprocess, to_pixels
+from humanpref.scorers import weights as weight_files
+from humanpref.scorers.base import BatchScorer, ScorerSpec
+
+if TYPE_CHECKING:
+    from humanpref.scorers import Precision
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TEXT_CACHE_SIZE = 4096
+
+
+class ClipScorer(BatchScorer[Tensor]):
+    """Cosine of CLIP embeddings (HPS v2: arXiv 2306.09341 section 4; official `hpsv2/img_score.py`).
+
+    Differentiable with respect to pixels. The weights are frozen.
+    """
+
+    def __init__(
+        self,
+        spec: ScorerSpec,
+        model: nn.Module,
+        tokenizer: Callable[[list[str]], Tensor],
+        *,
+        resize: Resize,
+        precision: str,
+        device: torch.device,
+    ) -> None:
+        super().__init__(spec)
+        assert spec.preprocess is not None
+        self.model = model.requires_grad_(False).eval()
+        self.tokenizer = tokenizer
+        self.resize: Resize = resize
+        self.precision = precision
+        self.device = device
+        self.batch_size = 8 if device.type == "cpu" else 64
+        self._preprocess = PREPROCESS[spec.preprocess]
+        self._text_cache: OrderedDict[str, Tensor] = OrderedDict()
+
+    @classmethod
+    def load(
+        cls,
+        spec: ScorerSpec,
+        *,
+        weights: str | Path | None,
+        arch: str | Path | None,
+        resize: Resize,
+        precision: Precision,
+        device: str,
+    ) -> ClipScorer:
+        """Build the network without initialising it and put the checkpoint's tensors in; see `load_scorer`."""
+        place = resolve_device(device)
+        resolved = resolve_precision(precision, place)
+        path = weight_files.locate(spec, weights)
+        name = str(arch or spec.arch)
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            # reading and converting the tensors releases the interpreter; open_clip's import (seconds) goes on meanwhile
+            reading = pool.submit(lambda: convert(weight_files.read_state_dict(path), DTYPES[resolved], place))
+            config = architecture(name)
+            model, tokenizer = build(config)
+            tensors = reading.result()
+        weight_files.check_fit(tensors, model.state_dict(), path, name)
+        model.load_state_dict(tensors, assign=True)
+        _materialise_masks(model, place)
+        if resolved != "fp32":
+            _keep_residual_stream_fp32(model)
+        return cls(spec, model, tokenizer, resize=resize, precision=resolved, device=place)
+
+    @property
+    def logit_scale(self) -> float:
+        """exp of the checkpoint's own logit scale, clamped to at most 100 as in training."""
+        return float(self.model.logit_scale.float().exp().clamp(max=100.0).reshape(()))  # type: ignore[operator, union-attr]
+
+    def truncated(self, prompt: str) -> bool:
+        """Tell whether the prompt has more tokens than the text tower reads (77 with the start and end marks)."""
+        encode = getattr(self.tokenizer, "encode", None)
+        return encode is not None and len(encode(prompt)) + 2 > int(self.model.context_length)  # type: ignore[arg-type]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade compute for memory when gradients flow through `score(pixels, ...)`."""
+        self.model.set_grad_checkpointing(enable)  # type: ignore[operator]
+
+    def embed_text(self, prompts: Sequence[str]) -> Tensor:
+        """Encode prompts -> unit vectors (n, d), float32. Each distinct prompt is encoded once and remembered."""
+        unique = dict.fromkeys(prompts)
+        new = [prompt for prompt in unique if prompt not in self._text_cache]
+        for start in range(0, len(new), 32):
+            chunk = new[start : start + 32]
+            with torch.no_grad(), self._autocast():
+                encoded = self.model.encode_text(self.tokenizer(chunk).to(self.device))  # type: ignore[operator]
+            self._text_cache.update(zip(chunk, F.normalize(encoded.float(), dim=-1), strict=True))
+        vectors = torch.stack([self._text_cache[prompt] for prompt in prompts])
+        for prompt in unique:
+            self._text_cache.move_to_end(prompt)
+        while len(self._text_cache) > TEXT_CACHE_SIZE:
+            self._text_cache.popitem(last=False)
+        return vectors
+
+    def embed_pixels(self, inputs: Tensor) -> Tensor:
+        """Encode preprocessed images (n, 3, size, size) -> unit vectors (n, d), float32, keeping gradients."""
+        with self._autocast():
+            encoded = self.model.encode_image(inputs)  # type: ignore[operator]
+        return F.normalize(encoded.float(), dim=-1)
+
+    def _prepare(self, image: ImageSource | Tensor) -> Tensor:
+        pixels = (image if isinstance(image, Tensor) else to_pixels(open_image(image)))[None]
+        if isinstance(image, Tensor):
+            check_pixels(pixels)
+        with torch.no_grad():
+            return preprocess(pixels, self._preprocess, self.resize)[0]
+
+    def _score_prepared(self, batch: Sequence[Tensor], prompts: Sequence[str]) -> Tensor:
+        with torch.no_grad():
+            return self._cosine(torch.stack(list(batch)).to(self.device), prompts).cpu()
+
+    def _score_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self._cosine(preprocess(pixels.to(self.device), self._preprocess, self.resize), prompts)
+
+    def _cosine(self, inputs: Tensor, prompts: Sequence[str]) -> Tensor:
+        text = self.embed_text(prompts)
+        return (self.embed_pixels(inputs) * text).sum(dim=-1)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.precision == "fp32":
+            return nullcontext()  # the caller's own autocast, if any, applies
+        return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn a device name into a device that is here. Raises `UnknownNameError` otherwise."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise UnknownNameError(f"no device is called {device!r}; choose from: auto, cpu, cuda, cuda:N") from None
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise UnknownNameError(f"device {device} was asked for, but no CUDA device is available here; use cpu or auto")
+    return place
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Turn "auto" into a precision for this device: fp16 on CUDA, else see docs/precision.md for the evidence."""
+    if precision != "auto":
+        return precision
+    if device.type != "cpu":
+        return "fp16"
+    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def architecture(name: str) -> dict[str, Any]:
+    """Read an open_clip architecture: the name of one, or a JSON config file -> the model's constructor arguments.
+
+    Raises `UnknownNameError` for a name open_clip does not have, `WeightsError` for a file that is no config.
+    """
+    import open_clip
+
+    if name.endswith(".json"):
+        try:
+            config = json.loads(Path(name).expanduser().read_text())
+        except FileNotFoundError:
+            raise WeightsError(f"{name}: no such architecture file") from None
+        except (OSError, ValueError) as error:
+            raise WeightsError(f"{name}: not a JSON architecture config ({error})") from None
+        config = config.get("model_cfg", config) if isinstance(config, dict) else {}
+        if not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
+            raise WeightsError(f"{name}: an architecture config needs embed_dim, vision_cfg and text_cfg")
+        return dict(config)
+    if name not in open_clip.list_models():
+        raise UnknownNameError(
+            f"open_clip has no architecture {name!r}; see open_clip.list_models() (ViT-H-14, ViT-L-14, ViT-B-32 ...) "
+            "or give a JSON config file"
+        )
+    return dict(open_clip.get_model_config(name))
+
+
+def build(config: dict[str, Any]) -> tuple[nn.Module, Callable[[list[str]], Tensor]]:
+    """Make the network of a config with no memory behind it (meta device), and its tokenizer."""
+    from open_clip import CLIP, CustomTextCLIP, SimpleTokenizer
+
+    config = dict(config)
+    text = config["text_cfg"]
+    if "multimodal_cfg" in config or "hf_tokenizer_name" in text or "hf_model_name" in text:
+        raise WeightsError("only architectures with CLIP's own text tower and tokenizer can be loaded")
+    kind = CustomTextCLIP if config.pop("custom_text", False) else CLIP
+    try:
+        with torch.device("meta"):
+            model = kind(**config)
+    except (TypeError, ValueError, AssertionError, RuntimeError, KeyError) as error:
+        raise WeightsError(f"the architecture config is not one open_clip can build ({error})") from None
+    return model, SimpleTokenizer(context_length=int(text.get("context_length", 77)))
+
+
+def convert(tensors: dict[str, Tensor], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+    """Bring tensors to where and what they are used as, one by one, so that no second copy of all ever exists.
+
+    In 16-bit precision the matrices are 16-bit; norms, biases of norms, embeddings and the logit scale stay fp32.
+    """
+    return {
+        key: tensor.to(device, dtype if tensor.is_floating_point() and _is_matrix(key, tensor) else _plain(tensor))
+        for key, tensor in tensors.items()
+    }
+
+
+def _is_matrix(key: str, tensor: Tensor) -> bool:
+    return tensor.ndim >= 2 or (tensor.ndim == 1 and key.endswith("bias") and "ln_" not in key)
+
+
+def _plain(tensor: Tensor) -> torch.dtype:
+    return torch.float32 if tensor.is_floating_point() else tensor.dtype
+
+
+def _materialise_masks(model: nn.Module, device: torch.device) -> None:
+    """Give the causal mask, which no checkpoint holds, its values: -inf above the diagonal, 0 elsewhere."""
+    for prefix, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if not buffer.is_meta:
+                continue
+            if name != "attn_mask" or buffer.ndim != 2:
+                raise WeightsError(f"this architecture computes {prefix}.{name} at start, which cannot be loaded yet")
+            mask = torch.full(buffer.shape, float("-inf"), device=device).triu_(1)
+            module.register_buffer(name, mask, persistent=False)
+
+
+def _keep_residual_stream_fp32(model: nn.Module) -> None:
+    """Let matrix products run in 16 bits while the sum they add to, and the norms, stay in fp32."""
+
+    def to_fp32(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0].float(), *args[1:])
+
+    for name, module in model.named_modules():
+        if name.split(".")[-1] == "transformer":
+            module.register_forward_pre_hook(to_fp32)

@@ -1,0 +1,201 @@
+"""Where weights come from: the Hub at a pinned revision, or a file; checked, memory-mapped, never unpickled blindly."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import pickle
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from humanpref.errors import DownloadError, WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from humanpref.scorers.base import ScorerSpec
+
+
+def locate(spec: ScorerSpec, weights: str | Path | None) -> Path:
+    """Return the checkpoint to load: the user's file, else the published one (downloaded if need be)."""
+    if weights is None:
+        return download(spec)
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise WeightsError(f"{path}: {'is a folder, give the weights file in it' if path.is_dir() else 'no such file'}")
+    return path
+
+
+def download(spec: ScorerSpec) -> Path:
+    """Fetch the published checkpoint into the Hub cache (resuming what was begun) and verify it -> its path.
+
+    Raises `DownloadError` when it cannot be had: no network, no space, or a file that is not the published one.
+    """
+    if spec.repo is None or spec.file is None:
+        raise DownloadError(f"{spec.name} ships with the package; there is nothing to download")
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    cached = try_to_load_from_cache(spec.repo, spec.file, revision=spec.revision)
+    if not isinstance(cached, str):
+        _check_space(Path(constants.HF_HUB_CACHE), spec)
+    try:
+        path = Path(hf_hub_download(spec.repo, spec.file, revision=spec.revision))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        # the Hub's own errors for "no network", "offline mode", "gone", and the disk's (ENOSPC)
+        why = "no space left on the disk" if getattr(error, "errno", None) == errno.ENOSPC else _first_line(error)
+        raise DownloadError(_cannot_have(spec, why)) from None
+    except Exception as error:
+        # the HTTP client's own connection errors, which differ between Hub library versions
+        if type(error).__module__.split(".")[0] not in {"httpx", "httpcore", "requests", "urllib3"}:
+            raise
+        raise DownloadError(_cannot_have(spec, _first_line(error))) from None
+    verify(path, spec.sha256)
+    return path
+
+
+def verify(path: Path, sha256: str | None) -> None:
+    """Check a file against its published SHA-256, once: the result is remembered beside it by size and time.
+
+    Raises `WeightsError` when the two differ. Nothing is checked where no checksum is known.
+    """
+    if sha256 is None:
+        return
+    real = path.resolve()
+    stat = real.stat()
+    stamp = {"sha256": sha256, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    record = real.with_name(real.name + ".humanpref-verified.json")
+    try:
+        if json.loads(record.read_text()) == stamp:
+            return
+    except (OSError, ValueError):
+        pass  # not verified yet
+    with real.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+    if found != sha256:
+        raise WeightsError(
+            f"{path}: SHA-256 is {found[:16]}..., the published file has {sha256[:16]}...; delete it and download again"
+        )
+    try:
+        record.write_text(json.dumps(stamp))
+    except OSError:
+        return  # a read-only cache is verified anew each time
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a checkpoint's tensors, memory-mapped: {open_clip key: tensor}. The kind is found from the content.
+
+    Takes safetensors, and PyTorch files holding the tensors flat or under `state_dict` (the official layout, also
+    with optimiser state beside it). Nothing is unpickled but tensors, plain containers and numpy scalars.
+    Raises `WeightsError` for a damaged or half-downloaded file, one that would run code, or one without tensors.
+    """
+    with path.open("rb") as file:
+        head = file.read(16)
+    if not head:
+        raise WeightsError(f"{path}: the file is empty")
+    is_safetensors = len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**30
+    content = _read_safetensors(path) if is_safetensors else _read_torch(path, is_zip=head[:2] == b"PK")
+    inner = content.get("state_dict", content) if isinstance(content, Mapping) else {}
+    return clean_keys(inner, path)
+
+
+def clean_keys(content: Mapping[object, object], path: Path) -> dict[str, Tensor]:
+    """Keep what is a tensor and drop the prefix that distributed training adds. Raises `WeightsError` if none is left."""
+    import torch
+
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise WeightsError(f"{path}: holds no weights (looked for tensors, flat or under 'state_dict')")
+    if all(key.startswith("module.") for key in tensors):
+        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    return tensors
+
+
+def check_fit(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path, arch: str) -> None:
+    """Raise `WeightsError`, with counts and an example of each, unless the names and shapes are those of `arch`."""
+    missing = [key for key in expected if key not in found]
+    extra = [key for key in found if key not in expected]
+    shapes = [key for key in expected if key in found and expected[key].shape != found[key].shape]
+    problems = []
+    if missing:
+        problems.append(f"{len(missing)} weights missing (first: {missing[0]})")
+    if extra:
+        problems.append(f"{len(extra)} unknown (first: {extra[0]})")
+    if shapes:
+        key = shapes[0]
+        problems.append(
+            f"{len(shapes)} of another shape (first: {key} is {tuple(found[key].shape)}, not {tuple(expected[key].shape)})"
+        )
+    if problems:
+        raise WeightsError(
+            f"{path}: does not fit architecture {arch}: {'; '.join(problems)}. "
+            "If it is of another size, name its architecture with --arch (an open_clip name or a JSON config)"
+        )
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path}: damaged or half-downloaded safetensors file ({_first_line(error)})") from None
+
+
+def _read_torch(path: Path, *, is_zip: bool) -> object:
+    import codecs
+
+    import numpy as np
+    import torch
+
+    # the official HPS_v2.pt keeps optimiser state with numpy scalars: plain numbers, which run nothing
+    scalar = np.float64(0).__reduce__()[0]
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    numbers = [np.dtype, codecs.encode, *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}]
+    try:
+        with torch.serialization.safe_globals([*((scalar, name) for name in names), *numbers]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except pickle.UnpicklingError as error:
+        text = str(error)
+        if "Unsupported" in text or "GLOBAL" in text or "weights_only" in text.lower():
+            raise WeightsError(
+                f"{path}: refused, because loading it could run code (it holds more than weights). "
+                "Save it again as {'state_dict': ...} or as safetensors"
+            ) from None
+        raise WeightsError(f"{path}: not a PyTorch or safetensors checkpoint") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise WeightsError(f"{path}: damaged, half-downloaded or not a checkpoint ({_first_line(error)})") from None
+
+
+def _check_space(cache: Path, spec: ScorerSpec) -> None:
+    place = next(parent for parent in (cache, *cache.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(place).free
+    if spec.bytes is not None and free < spec.bytes:
+        raise DownloadError(
+            f"{spec.file} needs {spec.bytes / 1e9:.1f} GB but {place} has {free / 1e9:.1f} GB free; "
+            "make room, or set HF_HOME to a folder on another disk"
+        )
+
+
+def _cannot_have(spec: ScorerSpec, why: str) -> str:
+    url = f"https://huggingface.co/{spec.repo}/blob/{spec.revision}/{spec.file}"
+    return (
+        f"{spec.name} needs {spec.file}, which is not here and could not be downloaded ({why}). "
+        f"Get it from {url} and pass it with --weights FILE, or try --model lite, which needs no download"
+    )
+
+
+def _sha256(file: object) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(2**20):  # type: ignore[attr-defined]  # Python 3.10 has no hashlib.file_digest
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200]
