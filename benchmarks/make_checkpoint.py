@@ -1,6 +1,6 @@
 """Make a random checkpoint of the official HPS v2 size and layout (1.97 GB, fp16, ViT-H-14), for measuring speed.
 
-    python benchmarks/make_checkpoint.py /tmp/vit_h_random.pt
+python benchmarks/make_checkpoint.py /tmp/vit_h_random.pt
 """
 
 from __future__ import annotations

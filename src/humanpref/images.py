@@ -95,15 +95,19 @@ def expand_sources(words: Iterable[str], *, allow_url: bool = False) -> list[Pat
         path = Path(word)
         if path.is_dir():
             found = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file()]
-            hint = f'; for its subfolders write "{path / "**" / "*.jpg"}"' if any(p.is_dir() for p in path.iterdir()) else ""
+            hint = (
+                f'; for its subfolders write "{path / "**" / "*.jpg"}"'
+                if any(p.is_dir() for p in path.iterdir())
+                else ""
+            )
             if not found:
                 raise ImageError(f"{path}: the folder holds no images ({', '.join(sorted(SUFFIXES))}){hint}")
-            sources.extend(sorted(found, key=_natural))
+            sources += sorted(found, key=_natural)
         elif not path.exists() and glob.has_magic(word):
             matches = [Path(m) for m in glob.glob(word, recursive=True)]  # noqa: PTH207 - Path.glob refuses absolute patterns
             if not (files := [m for m in matches if m.is_file()]):
                 raise ImageError(f"{word}: nothing matches this pattern")
-            sources.extend(sorted(files, key=_natural))
+            sources += sorted(files, key=_natural)
         else:
             sources.append(path)
     return sources
@@ -117,7 +121,7 @@ def _remote(url: str, allow_url: bool) -> RemoteImage:
     return RemoteImage(url)
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
+def _natural(path: Path | RemoteImage) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", str(path)) if part]
 
 

@@ -93,7 +93,10 @@ def load_scorer(
     Raises `UnknownNameError`, `DownloadError` (weights not here and not to be had) or `WeightsError`.
     """
     spec = get_spec(name)
-    for value, kind, option in ((resize, ("antialias", "no-antialias"), "resize"), (precision, get_args(Precision), "precision")):
+    for value, kind, option in (
+        (resize, ("antialias", "no-antialias"), "resize"),
+        (precision, get_args(Precision), "precision"),
+    ):
         if value not in kind:
             raise UnknownNameError(f"no {option} is called {value!r}; choose from: {', '.join(kind)}")
     if spec.name == "lite":

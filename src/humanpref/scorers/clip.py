@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from humanpref.errors import ScoreError, UnknownNameError, WeightsError
+from humanpref.errors import UnknownNameError, WeightsError
 from humanpref.images import ImageSource, open_image
 from humanpref.preprocess import PREPROCESS, Resize, check_pixels, preprocess, to_pixels
 from humanpref.scorers import weights as weight_files
+from humanpref.scorers.attention import use_fused_self_attention
 from humanpref.scorers.base import BatchScorer, ScorerSpec
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class ClipScorer(BatchScorer[Tensor]):
         path = weight_files.locate(spec, weights)
         name = str(arch or spec.arch)
         with ThreadPoolExecutor(max_workers=1) as pool:
-            # reading and converting the tensors releases the interpreter; open_clip's import (seconds) goes on meanwhile
+            # reading and converting release the interpreter; open_clip's import, which takes seconds, goes on meanwhile
             reading = pool.submit(lambda: convert(weight_files.read_state_dict(path), DTYPES[resolved], place))
             config = architecture(name)
             model, tokenizer = build(config)
@@ -86,7 +87,7 @@ class ClipScorer(BatchScorer[Tensor]):
     @property
     def logit_scale(self) -> float:
         """exp of the checkpoint's own logit scale, clamped to at most 100 as in training."""
-        return float(self.model.logit_scale.float().exp().clamp(max=100.0).reshape(()))  # type: ignore[operator, union-attr]
+        return float(self.model.logit_scale.float().exp().clamp(max=100.0).reshape(()))  # type: ignore[operator]
 
     def truncated(self, prompt: str) -> bool:
         """Tell whether the prompt has more tokens than the text tower reads (77 with the start and end marks)."""
@@ -203,6 +204,7 @@ def build(config: dict[str, Any]) -> tuple[nn.Module, Callable[[list[str]], Tens
     try:
         with torch.device("meta"):
             model = kind(**config)
+            use_fused_self_attention(model)
     except (TypeError, ValueError, AssertionError, RuntimeError, KeyError) as error:
         raise WeightsError(f"the architecture config is not one open_clip can build ({error})") from None
     return model, SimpleTokenizer(context_length=int(text.get("context_length", 77)))

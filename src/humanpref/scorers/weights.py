@@ -9,7 +9,7 @@ import pickle
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from humanpref.errors import DownloadError, WeightsError
 
@@ -103,7 +103,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def clean_keys(content: Mapping[object, object], path: Path) -> dict[str, Tensor]:
-    """Keep what is a tensor and drop the prefix that distributed training adds. Raises `WeightsError` if none is left."""
+    """Keep the tensors, without the prefix that distributed training adds. Raises `WeightsError` if there are none."""
     import torch
 
     tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
@@ -127,7 +127,8 @@ def check_fit(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path:
     if shapes:
         key = shapes[0]
         problems.append(
-            f"{len(shapes)} of another shape (first: {key} is {tuple(found[key].shape)}, not {tuple(expected[key].shape)})"
+            f"{len(shapes)} of another shape "
+            f"(first: {key} is {tuple(found[key].shape)}, not {tuple(expected[key].shape)})"
         )
     if problems:
         raise WeightsError(
@@ -155,7 +156,7 @@ def _read_torch(path: Path, *, is_zip: bool) -> object:
     # the official HPS_v2.pt keeps optimiser state with numpy scalars: plain numbers, which run nothing
     scalar = np.float64(0).__reduce__()[0]
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-    numbers = [np.dtype, codecs.encode, *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}]
+    numbers: list[Any] = [np.dtype, codecs.encode, *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}]
     try:
         with torch.serialization.safe_globals([*((scalar, name) for name in names), *numbers]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)

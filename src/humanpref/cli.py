@@ -1,0 +1,288 @@
+"""The command line: each command is one library call. Only this module prints."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from humanpref.errors import HumanprefError, ScoreError
+from humanpref.scorers import DEFAULT_SCORER, SPECS, get_spec
+
+if TYPE_CHECKING:
+    from humanpref.scorers import Scorer
+
+app = typer.Typer(
+    name="humanpref",
+    help="Which of these images would a person prefer?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Format(str, Enum):
+    """How results are printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+class Resize(str, Enum):
+    """Whether the bicubic resize filters before it shrinks."""
+
+    antialias = "antialias"
+    no_antialias = "no-antialias"
+
+
+class PrecisionName(str, Enum):
+    """The number format of the matrix products."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+def _complete_model(incomplete: str) -> list[str]:
+    return [name for name in SPECS if name.startswith(incomplete)]
+
+
+ImagesArgument = Annotated[list[str], typer.Argument(metavar="IMAGE", help="Files, folders, globs or URLs.")]
+PromptOption = Annotated[str, typer.Option("--prompt", "-p", help="The text the images were made for.")]
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="A scorer (see: humanpref models).", autocompletion=_complete_model)
+]
+WeightsOption = Annotated[Path | None, typer.Option(help="A checkpoint file, instead of the published one.")]
+ArchOption = Annotated[str | None, typer.Option(help="open_clip architecture name or JSON config, for other sizes.")]
+ResizeOption = Annotated[Resize, typer.Option(help="antialias: torchvision >= 0.17; no-antialias: as before it.")]
+PrecisionOption = Annotated[PrecisionName, typer.Option(help="Number format of the matrix products.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+FormatOption = Annotated[Format, typer.Option(help="table for people, json or csv for programs.")]
+AllowUrlOption = Annotated[bool, typer.Option("--allow-url", help="Fetch images given as http(s) URLs.")]
+
+
+@app.command("score")
+def score_command(
+    images: ImagesArgument,
+    prompt: PromptOption,
+    model: ModelOption = DEFAULT_SCORER,
+    weights: WeightsOption = None,
+    arch: ArchOption = None,
+    resize: ResizeOption = Resize.antialias,
+    precision: PrecisionOption = PrecisionName.auto,
+    device: DeviceOption = "auto",
+    format: FormatOption = Format.table,
+    allow_url: AllowUrlOption = False,
+) -> None:
+    """Rank images for a prompt, with the probability that each is preferred."""
+    from humanpref import output
+    from humanpref.images import expand_sources
+    from humanpref.ranking import score
+
+    sources = expand_sources(images, allow_url=allow_url)
+    scorer = _load(model, weights, arch, resize, precision, device)
+    with _progress("Scoring", len(sources)) as advance:
+        report = score(sources, prompt, scorer, on_image=advance)
+    _say(*report.notes)
+    print(output.RENDER_SCORE[format.value](report))
+    if report.failures:
+        _say(*(failure.error for failure in report.failures))
+        raise ScoreError(f"{len(report.failures)} of {len(sources)} images could not be scored; the others are above")
+
+
+@app.command("compare")
+def compare_command(
+    images: ImagesArgument,
+    prompt: PromptOption,
+    model: ModelOption = DEFAULT_SCORER,
+    weights: WeightsOption = None,
+    arch: ArchOption = None,
+    resize: ResizeOption = Resize.antialias,
+    precision: PrecisionOption = PrecisionName.auto,
+    device: DeviceOption = "auto",
+    format: FormatOption = Format.table,
+    allow_url: AllowUrlOption = False,
+) -> None:
+    """Put images of one prompt head to head: how likely is each preferred to each other one?"""
+    from humanpref import output
+    from humanpref.images import expand_sources
+    from humanpref.ranking import compare
+
+    sources = expand_sources(images, allow_url=allow_url)
+    if len(sources) < 2:
+        raise ScoreError(f"a comparison needs at least two images, got {len(sources)}")
+    scorer = _load(model, weights, arch, resize, precision, device)
+    with _progress("Scoring", len(sources)) as advance:
+        comparison = compare(sources, prompt, scorer, on_image=advance)
+    _say(*comparison.notes)
+    print(output.RENDER_COMPARISON[format.value](comparison))
+
+
+@app.command("evaluate")
+def evaluate_command(
+    data: Annotated[Path, typer.Argument(help="HPD v2 test.json, or the folder that holds it.")],
+    model: Annotated[
+        list[str],
+        typer.Option("--model", "-m", metavar="NAME...", help="A scorer, or several.", autocompletion=_complete_model),
+    ],
+    more_models: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    image_root: Annotated[Path | None, typer.Option(help="Where the images are, if not beside the data.")] = None,
+    weights: WeightsOption = None,
+    arch: ArchOption = None,
+    resize: ResizeOption = Resize.antialias,
+    precision: PrecisionOption = PrecisionName.auto,
+    device: DeviceOption = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap behind the intervals.")] = 0,
+    format: FormatOption = Format.table,
+) -> None:
+    """Measure how well scorers agree with human rankings, next to how well people do."""
+    from humanpref import output
+    from humanpref.data.formats import read_rankings
+    from humanpref.evaluate import evaluate_scorers
+
+    names = [name for word in [*model, *(more_models or [])] for name in word.split(",")]
+    for name in names:
+        get_spec(name)
+    if weights is not None and len(names) != 1:
+        raise ScoreError("--weights belongs to one scorer; evaluate it with a single --model")
+    rankings = read_rankings(data, image_root)
+    scorers = [_load(name, weights, arch, resize, precision, device) for name in names]
+    images = sum(len(ranking.images) for ranking in rankings if ranking.annotator is None)
+    with _progress("Scoring", images * len(scorers)) as advance:
+        report = evaluate_scorers(rankings, scorers, data=str(data), seed=seed, on_image=advance)
+    print(output.RENDER_EVALUATION[format.value](report))
+
+
+@app.command("models")
+def models_command(format: FormatOption = Format.table) -> None:
+    """List the scorers."""
+    from humanpref import output
+
+    print(output.RENDER_MODELS[format.value](tuple(SPECS.values())))
+
+
+@app.command("download")
+def download_command(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A scorer (see: humanpref models).", autocompletion=_complete_model)
+    ],
+) -> None:
+    """Fetch a scorer's published weights, resuming and verifying, and print where they are."""
+    from humanpref.scorers.weights import download
+
+    spec = get_spec(name)
+    if spec.repo is None:
+        _say(f"{name} ships with the package; there is nothing to download")
+        return
+    print(download(spec))
+
+
+@app.command("demo")
+def demo_command(
+    out: Annotated[Path, typer.Option(help="Where to put the images it makes.")] = Path("humanpref-demo"),
+    format: FormatOption = Format.table,
+) -> None:
+    """Make example images, rank them with the embedded scorer, and save a picture of the ranking. Works offline."""
+    from humanpref import output
+    from humanpref.demo import PROMPT, contact_sheet, make_examples
+    from humanpref.ranking import score
+    from humanpref.scorers import load_scorer
+
+    try:
+        report = score(make_examples(out), PROMPT, load_scorer("lite"))
+        contact_sheet(report).save(out / "ranking.png")
+    except OSError as error:
+        raise HumanprefError(f"{out}: the demo's images cannot be written ({error})") from None
+    _say(*report.notes)
+    print(output.RENDER_SCORE[format.value](report))
+    _say(f"Look at {out / 'ranking.png'}")
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from humanpref import __version__
+
+        print(__version__)
+        raise typer.Exit
+    assert context is not None
+
+
+def _load(
+    model: str, weights: Path | None, arch: str | None, resize: Resize, precision: PrecisionName, device: str
+) -> Scorer:
+    from humanpref.scorers import load_scorer
+
+    get_spec(model)
+    if model == "lite":
+        _reject_for_lite(arch, resize, precision)
+        return load_scorer(model, weights)
+    with _status(f"Loading {model}"):
+        return load_scorer(model, weights, arch, resize=resize.value, precision=precision.value, device=device)
+
+
+def _reject_for_lite(arch: str | None, resize: Resize, precision: PrecisionName) -> None:
+    if arch is not None or resize is not Resize.antialias or precision not in {PrecisionName.auto, PrecisionName.fp32}:
+        raise ScoreError("lite has no architecture, resize or precision to choose; leave these options out")
+
+
+@contextmanager
+def _progress(title: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show a bar on stderr for more than a few images, if a person is looking."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=total <= 4 or not console.is_terminal) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda: progress.advance(task)
+
+
+@contextmanager
+def _status(text: str) -> Iterator[None]:
+    """Show what is going on while nothing can be counted. Quiet when nobody is looking, and during a download's bar."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        console.print(f"{text} ...", style="dim", highlight=False)
+    yield
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        print(f"humanpref: {line}", file=sys.stderr)
+
+
+def main() -> None:
+    """Run the command line: exit status 0 done, 1 bad input (one line on stderr), 2 usage."""
+    from PIL import Image
+
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such images are refused with an error of our own
+    try:
+        app()
+    except HumanprefError as error:
+        _say(str(error))
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _say("interrupted")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

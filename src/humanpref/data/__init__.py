@@ -1,0 +1,1 @@
+"""Preference data: foreign formats to `Ranking`."""

@@ -1,0 +1,113 @@
+"""Judging a handful of images for one prompt: `score`, `rank`, `compare`, with probabilities a person can read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from humanpref import metrics
+from humanpref.errors import ImageError, ScoreError
+from humanpref.images import ImageSource, describe
+from humanpref.records import Comparison, FailedImage, ScoredImage, ScoreReport
+from humanpref.scorers import DEFAULT_SCORER, Scorer, load_scorer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Progress = Callable[[], None]
+
+
+def score(
+    images: Sequence[ImageSource | Tensor],
+    prompt: str,
+    model: str | Scorer = DEFAULT_SCORER,
+    *,
+    on_image: Progress | None = None,
+) -> ScoreReport:
+    """Score images for one prompt -> `ScoreReport`, results in input order.
+
+    An image that cannot be read is listed under `failures`; the others are scored all the same. `on_image` is called
+    after each image. To score again and again, pass a scorer from `load_scorer`; a name is loaded anew each time.
+    Raises `ScoreError` when there are no images or the scorer returns something that is no number.
+    """
+    if not images:
+        raise ScoreError("no images to score")
+    scorer = load_scorer(model) if isinstance(model, str) else model
+    good: list[tuple[str, float]] = []
+    failures = []
+    for image, outcome in zip(images, scorer.score_each(images, prompt), strict=True):
+        name = describe(image)
+        if isinstance(outcome, ImageError):
+            failures.append(FailedImage(name, str(outcome)))
+        elif not math.isfinite(outcome):
+            raise ScoreError(f"{name}: {scorer.spec.name} returned {outcome}; its weights may be damaged")
+        else:
+            good.append((name, outcome))
+        if on_image is not None:
+            on_image()
+    scores = [value for _, value in good]
+    ranks = metrics.competition_ranks(scores)
+    chances = metrics.win_probabilities(scores, scorer.logit_scale)
+    return ScoreReport(
+        model=scorer.spec.name,
+        prompt=prompt,
+        truncated=scorer.truncated(prompt),
+        results=tuple(ScoredImage(*item, r, p) for item, r, p in zip(good, ranks, chances, strict=True)),
+        failures=tuple(failures),
+        notes=_notes(scorer, prompt),
+    )
+
+
+def rank(
+    images: Sequence[ImageSource | Tensor],
+    prompt: str,
+    model: str | Scorer = DEFAULT_SCORER,
+    *,
+    on_image: Progress | None = None,
+) -> ScoreReport:
+    """Score images for one prompt and put the best first; otherwise as `score`."""
+    report = score(images, prompt, model, on_image=on_image)
+    return replace(report, results=tuple(sorted(report.results, key=lambda result: result.rank)))
+
+
+def compare(
+    images: Sequence[ImageSource | Tensor],
+    prompt: str,
+    model: str | Scorer = DEFAULT_SCORER,
+    *,
+    on_image: Progress | None = None,
+) -> Comparison:
+    """Put images of one prompt head to head -> `Comparison`: P(i preferred to j) for every two of them.
+
+    Raises `ImageError` for the first image that cannot be read and `ScoreError` for fewer than two images.
+    """
+    if len(images) < 2:
+        raise ScoreError(f"a comparison needs at least two images, got {len(images)}")
+    scorer = load_scorer(model) if isinstance(model, str) else model
+    report = score(images, prompt, scorer, on_image=on_image)
+    if report.failures:
+        raise ImageError(report.failures[0].error)
+    scores = [result.score for result in report.results]
+    matrix = metrics.pairwise_probabilities(scores, scorer.logit_scale)
+    return Comparison(
+        model=report.model,
+        prompt=prompt,
+        truncated=report.truncated,
+        images=tuple(result.image for result in report.results),
+        scores=tuple(scores),
+        probabilities=tuple(tuple(float(p) for p in row) for row in matrix),
+        notes=report.notes,
+    )
+
+
+def _notes(scorer: Scorer, prompt: str) -> tuple[str, ...]:
+    notes = []
+    if not scorer.spec.reads_prompt:
+        notes.append(f"{scorer.spec.name} does not read the prompt: it judges the pictures alone")
+    elif not prompt.strip():
+        notes.append("the prompt is empty: the scores say only how the pictures fit no words at all")
+    if scorer.truncated(prompt):
+        notes.append("the prompt is longer than 77 tokens: only its first 77 were read")
+    return tuple(notes)

@@ -1,0 +1,70 @@
+"""The embedded default: a small model on image statistics, trained on real human rankings (card: lite.md).
+
+It judges the picture alone and does not read the prompt. For trying things out and as the floor to beat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from humanpref.errors import ScoreError, WeightsError
+from humanpref.images import ImageSource, open_image
+from humanpref.preprocess import check_pixels
+from humanpref.scorers.base import BatchScorer, ScorerSpec
+from humanpref.scorers.lite_features import image_features
+from humanpref.scorers.lite_model import LiteModel
+
+Features = npt.NDArray[np.float32]
+
+
+class LiteScorer(BatchScorer[Features]):
+    """Scores in logits: P(a preferred to b) = sigmoid(score_a - score_b). Always on the CPU; not differentiable."""
+
+    def __init__(self, spec: ScorerSpec, model: LiteModel) -> None:
+        super().__init__(spec)
+        self.model = model
+
+    @classmethod
+    def load(cls, spec: ScorerSpec, weights: str | Path | None = None) -> LiteScorer:
+        """Read the packaged model, or one that `recipes/train_lite.py` wrote. Raises `WeightsError`."""
+        path = Path(weights).expanduser() if weights is not None else Path(__file__).with_name(str(spec.file))
+        if not path.is_file():
+            raise WeightsError(f"{path}: no such file")
+        try:
+            return cls(spec, LiteModel.load(path))
+        except Exception as error:  # safetensors' own error type, or a tensor that is not there
+            raise WeightsError(f"{path}: not a lite model ({error})") from None
+
+    @property
+    def logit_scale(self) -> float:
+        """1: the scores are logits already."""
+        return 1.0
+
+    def truncated(self, _prompt: str) -> bool:
+        """Tell whether the prompt was cut: never, since it is not read."""
+        return False
+
+    def _prepare(self, image: ImageSource | Tensor) -> Features:
+        if isinstance(image, Tensor):
+            check_pixels(image[None])
+            return image_features(_to_8_bit(image))
+        return image_features(np.asarray(open_image(image)))
+
+    def _score_prepared(self, batch: Sequence[Features], _prompts: Sequence[str]) -> Tensor:
+        return torch.from_numpy(self.model.predict(np.stack(list(batch)))).float()
+
+    def _score_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        if pixels.requires_grad:
+            raise ScoreError("lite is not differentiable; use an hps scorer where gradients are needed")
+        return self._score_prepared([self._prepare(image) for image in pixels], prompts).to(pixels.device)
+
+
+def _to_8_bit(pixels: Tensor) -> npt.NDArray[np.uint8]:
+    values = pixels.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
+    return values.permute(1, 2, 0).contiguous().cpu().numpy()

@@ -1,0 +1,53 @@
+"""Fixtures shared by the tests. Real data lies outside the repository, at ../shared/data."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests that mean to download set their own endpoint in a subprocess
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+TINY_ARCH = ROOT / "tests" / "hps_layout_tiny.json"
+
+
+def skip_or_fail(reason: str) -> None:
+    """Skip a test for something that is not here; in CI (HUMANPREF_NO_SKIP set) that is a failure."""
+    if os.environ.get("HUMANPREF_NO_SKIP"):
+        pytest.fail(f"not allowed to skip: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def gallery() -> Path:
+    if not (folder := SHARED / "hpdv2-gallery").is_dir():
+        skip_or_fail(f"{folder} is absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint() -> Path:
+    if not (path := SHARED / "parity" / "hps_layout_tiny.pt").is_file():
+        skip_or_fail(f"{path} is absent")
+    return path
+
+
+@pytest.fixture(scope="session")
+def expected_rows(tiny_checkpoint: Path) -> list[dict[str, object]]:
+    return json.loads((tiny_checkpoint.parent / "expected.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def load_tiny(tiny_checkpoint: Path) -> Callable[..., object]:
+    """Load the small random checkpoint in the official layout."""
+    from humanpref import load_scorer
+
+    def load(**options: object) -> object:
+        return load_scorer("hps-v2.1", **{"weights": tiny_checkpoint, "arch": TINY_ARCH, "precision": "fp32", **options})
+
+    return load

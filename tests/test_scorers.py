@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from humanpref import load_scorer
+from humanpref.errors import DownloadError, ImageError, ScoreError, UnknownNameError
+from humanpref.preprocess import to_pixels
+from humanpref.scorers import SPECS, Scorer
+from humanpref.scorers.base import align_prompts, map_ahead
+from tests.toys import picture
+
+PROMPTS = ["a red square", "a café", "", "a red square"]
+
+
+@pytest.fixture(scope="module")
+def tiny(load_tiny):
+    return load_tiny()
+
+
+def test_unknown_names_list_the_valid_ones() -> None:
+    with pytest.raises(UnknownNameError, match=r"no scorer is called 'hps'; choose from: hps-v2.1, hps-v2.0, lite"):
+        load_scorer("hps")
+    with pytest.raises(UnknownNameError, match="antialias, no-antialias"):
+        load_scorer("hps-v2.1", resize="smooth")  # type: ignore[arg-type]
+    with pytest.raises(UnknownNameError, match="auto, fp32, bf16, fp16"):
+        load_scorer("hps-v2.1", precision="int8")  # type: ignore[arg-type]
+    with pytest.raises(UnknownNameError, match="no device is called 'tpux'"):
+        load_scorer("hps-v2.1", device="tpux")
+    if not torch.cuda.is_available():
+        with pytest.raises(UnknownNameError, match="no CUDA device is available"):
+            load_scorer("hps-v2.1", device="cuda")
+
+
+def test_every_scorer_keeps_the_contract(tiny) -> None:
+    for scorer in (tiny, load_scorer("lite")):
+        assert isinstance(scorer, Scorer)
+        assert scorer.spec in SPECS.values()
+        images = [picture(seed=s) for s in range(4)]
+        scores = scorer.score(images, PROMPTS)
+        assert scores.shape == (4,)
+        assert scores.dtype == torch.float32
+        assert torch.isfinite(scores).all()
+        assert scorer.score(images[0], PROMPTS[0]).shape == (1,)
+        assert torch.allclose(scorer.score(images[:1], PROMPTS[0]), scores[:1], atol=1e-6)
+        assert scorer.score([], "x").shape == (0,)
+        assert scorer.logit_scale > 0
+
+
+def test_all_ways_to_give_an_image_agree(tiny, tmp_path: Path) -> None:
+    from humanpref import ImageRef
+
+    path = tmp_path / "x.png"
+    picture().save(path)
+    pixels = to_pixels(picture())
+    for scorer in (tiny, load_scorer("lite")):
+        scores = scorer.score([path, str(path), ImageRef(path), picture(), pixels], "a red square")
+        scores = torch.cat([scores, scorer.score(pixels[None], "a red square"), scorer.score(pixels, "a red square")])
+        assert (scores - scores[0]).abs().max() < 1e-5, scorer.spec.name
+
+
+def test_scores_do_not_depend_on_the_batch(tiny) -> None:
+    images = [picture(width=40 + 7 * s, seed=s) for s in range(21)]
+    prompts = [f"prompt {s % 5}" for s in range(21)]
+    together = tiny.score(images, prompts)
+    alone = torch.cat([tiny.score(i, p) for i, p in zip(images, prompts, strict=True)])
+    assert torch.allclose(together, alone, atol=1e-6)
+
+
+def test_images_and_prompts_must_fit_together(tiny) -> None:
+    with pytest.raises(ScoreError, match="2 images but 3 prompts"):
+        tiny.score([picture(), picture()], ["a", "b", "c"])
+    with pytest.raises(ScoreError, match="a prompt must be text"):
+        align_prompts(["a", 3], 2)  # type: ignore[list-item]
+    with pytest.raises(ImageError, match="absent.png: no such file"):
+        tiny.score([picture(), "absent.png"], "a")
+    outcomes = list(tiny.score_each([picture(), "absent.png", picture()], "a"))
+    assert [isinstance(o, ImageError) for o in outcomes] == [False, True, False]
+    assert outcomes[0] == pytest.approx(outcomes[2], abs=1e-6)
+
+
+def test_each_distinct_prompt_is_encoded_once(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[int] = []
+    original = tiny.model.encode_text
+    monkeypatch.setattr(tiny.model, "encode_text", lambda tokens: encoded.append(len(tokens)) or original(tokens))
+    tiny._text_cache.clear()
+    tiny.score([picture()] * 20, ["one", "two"] * 10)
+    tiny.score([picture()] * 3, ["two", "one", "three"])
+    assert sum(encoded) == 3
+    monkeypatch.setattr("humanpref.scorers.clip.TEXT_CACHE_SIZE", 2)
+    tiny.score([picture()] * 4, ["a", "b", "c", "d"])  # more distinct prompts than are remembered
+    assert len(tiny._text_cache) == 2
+
+
+def test_a_second_call_never_touches_the_file(tiny_checkpoint: Path, tmp_path: Path, load_tiny) -> None:
+    copy = tmp_path / "w.pt"
+    copy.write_bytes(tiny_checkpoint.read_bytes())
+    scorer = load_tiny(weights=copy)
+    before = scorer.score(picture(), "a")
+    copy.unlink()
+    assert torch.equal(scorer.score(picture(), "a"), before)
+
+
+def test_truncation_is_noticed_at_the_exact_token(tiny) -> None:
+    assert not tiny.truncated("cat " * 75)
+    assert tiny.truncated("cat " * 76)
+    same = tiny.score([picture()] * 2, ["cat " * 75, "cat " * 75 + "dog"])
+    assert same[0] == pytest.approx(float(same[1]), abs=1e-6)
+
+
+def test_gradients_reach_the_pixels_and_are_right(tiny) -> None:
+    torch.manual_seed(0)
+    pixels = torch.rand(2, 3, 260, 200, requires_grad=True)
+    scores = tiny.score(pixels, ["a cat", "a dog"])
+    (gradient,) = torch.autograd.grad(scores.sum(), pixels)
+    assert gradient.shape == pixels.shape
+    direction = F.normalize(gradient.flatten(), dim=0).view_as(pixels)
+    step = 0.5
+    with torch.no_grad():
+        change = (tiny.score(pixels + step * direction, ["a cat", "a dog"]) -
+                  tiny.score(pixels - step * direction, ["a cat", "a dog"])).sum() / (2 * step)
+    assert float(change) == pytest.approx(float(gradient.norm()), rel=0.02)
+    assert all(p.grad is None for p in tiny.model.parameters())
+
+
+def test_differentiable_path_agrees_with_the_exact_one(tiny, gallery: Path) -> None:
+    from PIL import Image
+
+    paths = sorted((gallery / "test").glob("*.jpg"))[:40]
+    pictures = [Image.open(p).convert("RGB") for p in paths]
+    paths = [p for p, i in zip(paths, pictures, strict=True) if i.size == (512, 512)]
+    pixels = torch.stack([to_pixels(i) for i in pictures if i.size == (512, 512)])
+    assert len(paths) > 30
+    exact = tiny.score(paths, "a photo")
+    soft = tiny.score(pixels.requires_grad_(), "a photo")
+    assert soft.requires_grad
+    assert (exact - soft.detach()).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_works_under_autocast(tiny, dtype: torch.dtype) -> None:
+    pixels = torch.rand(2, 3, 224, 224, requires_grad=True)
+    plain = tiny.score(pixels, "a cat").detach()
+    with torch.autocast("cpu", dtype=dtype):
+        scores = tiny.score(pixels, "a cat")
+    (gradient,) = torch.autograd.grad(scores.sum(), pixels)
+    assert scores.dtype == torch.float32
+    assert (scores.detach() - plain).abs().max() < 0.02
+    assert torch.isfinite(gradient).all()
+    assert gradient.abs().max() > 0
+
+
+def test_gradient_checkpointing_changes_memory_not_results(load_tiny) -> None:
+    scorer = load_tiny()
+    pixels = torch.rand(2, 3, 224, 224, requires_grad=True)
+
+    def gradient_and_saved() -> tuple[torch.Tensor, int]:
+        saved = [0]
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            saved[0] += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            scores = scorer.score(pixels, "a cat")
+        return torch.autograd.grad(scores.sum(), pixels)[0], saved[0]
+
+    plain, plain_saved = gradient_and_saved()
+    scorer.set_grad_checkpointing()
+    checkpointed, checkpointed_saved = gradient_and_saved()
+    assert torch.allclose(plain, checkpointed, atol=1e-7)
+    assert checkpointed_saved < 0.6 * plain_saved
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_sixteen_bit_precision_stays_close(load_tiny, tiny, precision: str) -> None:
+    half = load_tiny(precision=precision)
+    images = [picture(seed=s, width=200, height=200) for s in range(8)]
+    assert half.precision == precision
+    assert half.model.visual.transformer.resblocks[0].mlp.c_fc.weight.element_size() == 2
+    assert half.model.visual.ln_pre.weight.dtype == torch.float32
+    assert (half.score(images, "a cat") - tiny.score(images, "a cat")).abs().max() < 0.01
+    pixels = torch.rand(1, 3, 224, 224, requires_grad=True)
+    (gradient,) = torch.autograd.grad(half.score(pixels, "a cat").sum(), pixels)
+    assert torch.isfinite(gradient).all()
+
+
+def test_fused_attention_equals_pytorchs_own() -> None:
+    from humanpref.scorers.attention import SelfAttention
+
+    torch.manual_seed(0)
+    original = torch.nn.MultiheadAttention(32, 4, batch_first=True).eval()
+    x = torch.randn(3, 7, 32)
+    mask = torch.full((7, 7), float("-inf")).triu_(1)
+    for attn_mask in (None, mask):
+        expected = original(x, x, x, need_weights=False, attn_mask=attn_mask)[0]
+        assert torch.allclose(SelfAttention(original)(x, x, x, attn_mask=attn_mask)[0], expected, atol=1e-6)
+
+
+def test_map_ahead_keeps_order_and_bounds_what_is_ahead() -> None:
+    started: list[int] = []
+
+    def note(i: int) -> int:
+        started.append(i)
+        return i
+
+    results = map_ahead(note, range(50), ahead=4)
+    assert next(results) == 0
+    assert len(started) <= 6
+    assert list(results) == list(range(1, 50))
+    with pytest.raises(ZeroDivisionError):
+        list(map_ahead(lambda i: 1 // i, [1, 0, 2], ahead=2))
+
+
+def test_lite_refuses_what_it_cannot_do() -> None:
+    with pytest.raises(ScoreError, match="not differentiable"):
+        load_scorer("lite").score(torch.rand(1, 3, 32, 32, requires_grad=True), "a")
+    with pytest.raises(ScoreError, match="no architecture"):
+        load_scorer("lite", arch="ViT-B-32")
+
+
+def test_offline_without_weights_says_what_to_do() -> None:
+    with pytest.raises(DownloadError, match=r"HPS_v2.1_compressed.pt.*--weights FILE.*--model lite"):
+        load_scorer("hps-v2.1")
