@@ -48,6 +48,8 @@ def load_tiny(tiny_checkpoint: Path) -> Callable[..., object]:
     from humanpref import load_scorer
 
     def load(**options: object) -> object:
-        return load_scorer("hps-v2.1", **{"weights": tiny_checkpoint, "arch": TINY_ARCH, "precision": "fp32", **options})
+        return load_scorer(
+            "hps-v2.1", **{"weights": tiny_checkpoint, "arch": TINY_ARCH, "precision": "fp32", **options}
+        )
 
     return load

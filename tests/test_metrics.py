@@ -77,5 +77,7 @@ def test_bootstrap_is_seeded_and_resamples_whole_clusters() -> None:
     error = 1.96 * values.std() / math.sqrt(60)
     assert first == pytest.approx((values.mean() - error, values.mean() + error), abs=0.006)
     # each value ten times over, as one cluster, says nothing more than the value once
-    low, high = metrics.bootstrap_interval(np.repeat(values, 10), [i for i in clusters for _ in range(10)], mean, seed=1)
+    low, high = metrics.bootstrap_interval(
+        np.repeat(values, 10), [i for i in clusters for _ in range(10)], mean, seed=1
+    )
     assert (low, high) == pytest.approx(first, abs=1e-12)

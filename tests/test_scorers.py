@@ -120,8 +120,10 @@ def test_gradients_reach_the_pixels_and_are_right(tiny) -> None:
     direction = F.normalize(gradient.flatten(), dim=0).view_as(pixels)
     step = 0.5
     with torch.no_grad():
-        change = (tiny.score(pixels + step * direction, ["a cat", "a dog"]) -
-                  tiny.score(pixels - step * direction, ["a cat", "a dog"])).sum() / (2 * step)
+        change = (
+            tiny.score(pixels + step * direction, ["a cat", "a dog"])
+            - tiny.score(pixels - step * direction, ["a cat", "a dog"])
+        ).sum() / (2 * step)
     assert float(change) == pytest.approx(float(gradient.norm()), rel=0.02)
     assert all(p.grad is None for p in tiny.model.parameters())
 

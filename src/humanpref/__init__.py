@@ -6,21 +6,72 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from humanpref.errors import HumanprefError
-    from humanpref.records import ImageRef, Pair, Ranking
-    from humanpref.scorers import load_scorer
+    from humanpref.data.formats import read_rankings
+    from humanpref.errors import (
+        DataError,
+        DownloadError,
+        HumanprefError,
+        ImageError,
+        ScoreError,
+        UnknownNameError,
+        WeightsError,
+    )
+    from humanpref.evaluate import evaluate_scorers
+    from humanpref.ranking import compare, rank, score
+    from humanpref.records import Comparison, EvalReport, ImageRef, Pair, Ranking, ScoreReport
+    from humanpref.scorers import SPECS, Scorer, ScorerSpec, load_scorer
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "SPECS",
+    "Comparison",
+    "DataError",
+    "DownloadError",
+    "EvalReport",
+    "HumanprefError",
+    "ImageError",
+    "ImageRef",
+    "Pair",
+    "Ranking",
+    "ScoreError",
+    "ScoreReport",
+    "Scorer",
+    "ScorerSpec",
+    "UnknownNameError",
+    "WeightsError",
+    "compare",
+    "evaluate_scorers",
+    "load_scorer",
+    "rank",
+    "read_rankings",
+    "score",
+]
+
 _HOME = {
+    "read_rankings": "data.formats",
+    "DataError": "errors",
+    "DownloadError": "errors",
     "HumanprefError": "errors",
+    "ImageError": "errors",
+    "ScoreError": "errors",
+    "UnknownNameError": "errors",
+    "WeightsError": "errors",
+    "evaluate_scorers": "evaluate",
+    "compare": "ranking",
+    "rank": "ranking",
+    "score": "ranking",
+    "Comparison": "records",
+    "EvalReport": "records",
     "ImageRef": "records",
     "Pair": "records",
     "Ranking": "records",
+    "ScoreReport": "records",
+    "SPECS": "scorers",
+    "Scorer": "scorers",
+    "ScorerSpec": "scorers",
     "load_scorer": "scorers",
 }
-
-__all__ = ["HumanprefError", "ImageRef", "Pair", "Ranking", "load_scorer"]
 
 
 def __getattr__(name: str) -> object:

@@ -1,0 +1,44 @@
+# make demo: install and rank example images. make lint, make test: what CI runs. PYTHON picks the interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+
+.PHONY: help demo lint format test test-slow bench clean
+
+help:
+	@grep -E '^# ' Makefile; echo "targets: demo lint format test test-slow bench clean"
+
+# Remade whenever pyproject.toml changes. torch and torchvision come from PyPI through pip.
+$(VENV)/.run: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.run pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+demo: $(VENV)/.run
+	$(BIN)/humanpref demo
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
+
+bench: $(VENV)/.dev
+	@echo "Each script under benchmarks/ begins with the command to run."
+
+clean:
+	rm -rf $(VENV) humanpref-demo build dist .pytest_cache .mypy_cache .ruff_cache
