@@ -64,9 +64,7 @@ def main() -> None:
     print(f"{sum(map(len, reference))} images, {len(pairs)} pairs, spread of scores within a prompt {spread:.5f}")
     for kind, found in scores.items():
         error = [f - r for f, r in zip(found, reference, strict=True)]
-        flips = sum(
-            bool((reference[g][i] - reference[g][j]) * (found[g][i] - found[g][j]) < 0) for g, i, j in pairs
-        )
+        flips = sum(bool((reference[g][i] - reference[g][j]) * (found[g][i] - found[g][j]) < 0) for g, i, j in pairs)
         within = torch.cat([e - e.mean() for e in error]).std()
         largest = max(float(e.abs().max()) for e in error)
         print(

@@ -154,9 +154,9 @@ def evaluate_command(
     if weights is not None and len(names) != 1:
         raise ScoreError("--weights belongs to one scorer; evaluate it with a single --model")
     rankings = read_rankings(data, image_root)
-    scorers = [_load(name, weights, arch, resize, precision, device) for name in names]
+    scorers = (_load(name, weights, arch, resize, precision, device) for name in names)  # one in memory at a time
     images = sum(len(ranking.images) for ranking in rankings if ranking.annotator is None)
-    with _progress("Scoring", images * len(scorers)) as advance:
+    with _progress("Scoring", images * len(names)) as advance:
         report = evaluate_scorers(rankings, scorers, data=str(data), seed=seed, on_image=advance)
     print(output.RENDER_EVALUATION[format.value](report))
 
@@ -192,13 +192,13 @@ def demo_command(
 ) -> None:
     """Make example images, rank them with the embedded scorer, and save a picture of the ranking. Works offline."""
     from humanpref import output
-    from humanpref.demo import PROMPT, contact_sheet, make_examples
+    from humanpref.demo import PROMPT, contact_sheet, make_examples, save_image
     from humanpref.ranking import score
     from humanpref.scorers import load_scorer
 
     try:
         report = score(make_examples(out), PROMPT, load_scorer("lite"))
-        contact_sheet(report).save(out / "ranking.png")
+        save_image(contact_sheet(report), out / "ranking.png")
     except OSError as error:
         raise HumanprefError(f"{out}: the demo's images cannot be written ({error})") from None
     _say(*report.notes)
@@ -228,8 +228,9 @@ def _load(
     if model == "lite":
         _reject_for_lite(arch, resize, precision)
         return load_scorer(model, weights)
-    with _status(f"Loading {model}"):
-        return load_scorer(model, weights, arch, resize=resize.value, precision=precision.value, device=device)
+    if sys.stderr.isatty():
+        print(f"Loading {model} ...", file=sys.stderr)
+    return load_scorer(model, weights, arch, resize=resize.value, precision=precision.value, device=device)
 
 
 def _reject_for_lite(arch: str | None, resize: Resize, precision: PrecisionName) -> None:
@@ -248,17 +249,6 @@ def _progress(title: str, total: int) -> Iterator[Callable[[], None]]:
     with Progress(*columns, console=console, transient=True, disable=total <= 4 or not console.is_terminal) as progress:
         task = progress.add_task(title, total=total)
         yield lambda: progress.advance(task)
-
-
-@contextmanager
-def _status(text: str) -> Iterator[None]:
-    """Show what is going on while nothing can be counted. Quiet when nobody is looking, and during a download's bar."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if console.is_terminal:
-        console.print(f"{text} ...", style="dim", highlight=False)
-    yield
 
 
 def _say(*lines: str) -> None:

@@ -27,9 +27,19 @@ def make_examples(folder: Path) -> list[Path]:
     paths = []
     for name, damage in DAMAGES.items():
         path = folder / f"{name}.png"
-        damage(scene).save(path)
+        save_image(damage(scene), path)
         paths.append(path)
     return paths
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write a PNG whole or not at all. Raises `OSError`."""
+    part = path.with_name(path.name + ".part")
+    try:
+        image.save(part, "PNG")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def contact_sheet(report: ScoreReport, columns: int = 3, cell: int = 256) -> Image.Image:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -42,7 +42,7 @@ def group(rankings: Sequence[Ranking]) -> list[Instance]:
 
 def evaluate_scorers(
     rankings: Sequence[Ranking],
-    scorers: Sequence[Scorer],
+    scorers: Iterable[Scorer],
     *,
     data: str = "",
     seed: int = 0,
@@ -56,7 +56,8 @@ def evaluate_scorers(
     """
     instances = group(rankings)
     _check_images(instances)
-    results = tuple(_evaluate_one(instances, scorer, seed, on_image) for scorer in scorers)
+    # map lets go of each scorer before it asks for the next, so that a generator keeps one in memory at a time
+    results = tuple(map(lambda scorer: _evaluate_one(instances, scorer, seed, on_image), scorers))  # noqa: C417
     pairs = sum(metrics.pair_agreement([0.0] * len(i.consensus.ranks), i.consensus.ranks)[1] for i in instances)
     return EvalReport(data, len(instances), pairs, results, human_agreement(instances, seed=seed))
 

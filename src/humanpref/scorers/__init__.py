@@ -87,7 +87,8 @@ def load_scorer(
     weights: a checkpoint file to use instead of the published one (official-layout `.pt`, or `.safetensors`).
     arch: an open_clip architecture name or JSON config file, for weights of another size than the row's.
     resize: "antialias" (torchvision >= 0.17, the default) or "no-antialias" (what the official code did before).
-    precision: "fp32", "bf16", "fp16", or "auto": fp16 on CUDA as in the official code, on a CPU see docs/precision.md.
+    precision: "fp32", "bf16", "fp16", or "auto": fp16 on CUDA as in the official code; on a CPU bf16 for large
+        networks where the CPU multiplies bf16 in hardware, else fp32 (docs/precision.md).
     device: "cpu", "cuda", "cuda:1" ..., or "auto": CUDA where there is one.
 
     Raises `UnknownNameError`, `DownloadError` (weights not here and not to be had) or `WeightsError`.

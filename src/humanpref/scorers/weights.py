@@ -36,23 +36,26 @@ def download(spec: ScorerSpec) -> Path:
     """
     if spec.repo is None or spec.file is None:
         raise DownloadError(f"{spec.name} ships with the package; there is nothing to download")
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub import (
+        constants,
+        get_hf_file_metadata,
+        hf_hub_download,
+        hf_hub_url,
+        try_to_load_from_cache,
+    )
 
     cached = try_to_load_from_cache(spec.repo, spec.file, revision=spec.revision)
-    if not isinstance(cached, str):
+    if isinstance(cached, str):
+        path = Path(cached)
+    else:
         _check_space(Path(constants.HF_HUB_CACHE), spec)
-    try:
-        path = Path(hf_hub_download(spec.repo, spec.file, revision=spec.revision))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        # the Hub's own errors for "no network", "offline mode", "gone", and the disk's (ENOSPC)
-        why = "no space left on the disk" if getattr(error, "errno", None) == errno.ENOSPC else _first_line(error)
-        raise DownloadError(_cannot_have(spec, why)) from None
-    except Exception as error:
-        # the HTTP client's own connection errors, which differ between Hub library versions
-        if type(error).__module__.split(".")[0] not in {"httpx", "httpcore", "requests", "urllib3"}:
-            raise
-        raise DownloadError(_cannot_have(spec, _first_line(error))) from None
+        try:
+            # asked once first, because the download itself retries for half a minute before it says there is no network
+            get_hf_file_metadata(hf_hub_url(spec.repo, spec.file, revision=spec.revision))
+            path = Path(hf_hub_download(spec.repo, spec.file, revision=spec.revision))
+        except Exception as error:  # whatever the Hub client or its HTTP library raises: which ones differ by version
+            why = "no space left on the disk" if getattr(error, "errno", None) == errno.ENOSPC else _first_line(error)
+            raise DownloadError(_cannot_have(spec, why)) from error
     verify(path, spec.sha256)
     return path
 
