@@ -1,6 +1,7 @@
 """The `lite` model: the mean of a Gaussian process over the features of `lite_features`, evaluated with numpy alone.
 
-A score is a weighted sum of similarities to the training images, less a constant that makes their mean score 0.
+A score is a weighted sum of similarities to the training images and to damaged copies of them, which it was taught to
+rank below, less a constant that makes the mean score of the images 0.
 Similarity adds up one Gaussian kernel per block of features (texture, normalised texture). `recipes/train_lite.py` fits
 the model and writes its file.
 """
@@ -17,13 +18,13 @@ Doubles = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LiteModel:
-    """Arrays of the fitted model; d features, m training images, b blocks of features."""
+    """Arrays of the fitted model; d features, m training images and copies, b blocks of features."""
 
     centre: Doubles  # (d,) median of each feature
     spread: Doubles  # (d,) robust standard deviation of each feature
     limit: Doubles  # (1,) features are cut off this many spreads from the centre
     blocks: Doubles  # (b, 4) first feature, end, sharpness and weight of each kernel
-    support: Doubles  # (m, d) features of the training images, normalised
+    support: Doubles  # (m, d) features of the training images and copies, normalised
     weights: Doubles  # (m,) their weights in a score, logits
     offset: Doubles  # (1,) what is subtracted from every score, logits
 
