@@ -11,7 +11,9 @@ help:
 
 # Remade whenever pyproject.toml changes. torch and torchvision come from PyPI through pip.
 $(VENV)/.run: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -q && \
+		apt-get install -qy python3-venv && $(PYTHON) -m venv --clear $(VENV); }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	touch $@
 

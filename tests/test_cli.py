@@ -169,6 +169,21 @@ def test_shell_completion_completes_commands_and_scorers() -> None:
     assert done.stdout.split() == ["hps-v2.1", "hps-v2.0"]
 
 
+def test_odd_names_and_a_full_output(images: list[Path], tmp_path: Path) -> None:
+    one_line_error(run("score", "a" * 300, "-p", "x", "-m", "lite"), "not a possible file name")
+    one_line_error(run("score", "", "-p", "x", "-m", "lite"), "not a possible file name")
+    picture().save(tmp_path / "1²3.png")
+    done = run("score", tmp_path, "-p", "x", "-m", "lite", env={"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+    one_line_error(run("score", images[0], "-p", "x", "-m", "lite", "--device", "cuda:9"), "leave these options out")
+    full = subprocess.run(
+        f"{sys.executable} -m humanpref.cli models > /dev/full", shell=True, capture_output=True, text=True, check=False
+    )
+    assert full.returncode == 1
+    assert "cannot be written" in full.stderr
+    assert "Traceback" not in full.stderr
+
+
 def test_a_closed_pipe_is_not_an_error_message(images: list[Path]) -> None:
     done = subprocess.run(
         f"{sys.executable} -m humanpref.cli models | true", shell=True, capture_output=True, text=True, check=False
@@ -248,10 +263,13 @@ def test_download_over_http_at_the_pinned_revision(hub) -> None:
 
 
 def test_download_of_another_file_than_the_published_one_is_refused(hub) -> None:
-    _, env = hub
+    handler, env = hub
     done = run("download", "hps-v2.1", env=env)
     assert done.returncode == 1
     assert "SHA-256" in done.stderr.splitlines()[-1]
+    fetched = len(handler.ranges)
+    assert run("download", "hps-v2.1", env=env).returncode == 1
+    assert len(handler.ranges) > fetched, "the wrong bytes were kept and would be found again for ever"
 
 
 def test_a_broken_connection_is_resumed(hub) -> None:

@@ -76,6 +76,17 @@ def test_without_annotations_there_is_no_human_row(two_instances) -> None:
     assert human_agreement(group([r for r in two_instances if r.annotator is None])) is None
 
 
+def test_a_prompt_without_any_untied_pair_does_not_spoil_the_intervals(tmp_path: Path) -> None:
+    rankings = [ranking("one", (1, 2), folder=tmp_path), ranking("two", (1, 1), folder=tmp_path)]
+    rankings += [ranking(p, (1, 1), who, folder=tmp_path) for p in ("one", "two") for who in ("ann", "bob")]
+    for judged in rankings:
+        for image in judged.images:
+            picture(8, 8).save(image.path)
+    report = evaluate_scorers(rankings, [TableScorer({f"{p}-{i}.png": -i for p in ("one", "two") for i in range(2)})])
+    assert report.scorers[0].pair_accuracy_ci == (1.0, 1.0)
+    assert report.human is None
+
+
 def test_bad_data_is_named(two_instances, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected one consensus"):
         group([r for r in two_instances if r.annotator])

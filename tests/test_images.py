@@ -131,6 +131,36 @@ def test_missing_folder_and_url(tmp_path: Path) -> None:
         open_image("a\0b.png")
 
 
+def suppress_image_error(path: Path) -> str:
+    try:
+        return open_image(path).mode
+    except ImageError as error:
+        return str(error)
+
+
+def test_decoders_that_run_programs_are_not_used(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+    )
+    with pytest.raises(ImageError, match="not an image"):
+        open_image(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"])
+def test_damage_anywhere_is_an_image_error_or_an_image(kind: str, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    buffer = io.BytesIO()
+    picture(40, 30).save(buffer, kind)
+    for number in range(150):
+        content = bytearray(buffer.getvalue())
+        for place in generator.integers(0, len(content), 1 + number % 8):
+            content[place] = generator.integers(0, 256)
+        path = tmp_path / "damaged"
+        path.write_bytes(content[: len(content) if number % 3 else generator.integers(1, len(content))])
+        outcome = suppress_image_error(path)
+        assert "RGB" in outcome or str(path) in outcome
+
+
 def test_the_largest_allowed_side_is_not_a_problem() -> None:
     assert open_image(Image.new("L", (20_000, 3))).size == (20_000, 3)
     assert MAX_PIXELS < 20_000 * 20_000

@@ -95,13 +95,99 @@ def test_each_distinct_prompt_is_encoded_once(tiny, monkeypatch: pytest.MonkeyPa
     assert len(tiny._text_cache) == 2
 
 
-def test_a_second_call_never_touches_the_file(tiny_checkpoint: Path, tmp_path: Path, load_tiny) -> None:
-    copy = tmp_path / "w.pt"
-    copy.write_bytes(tiny_checkpoint.read_bytes())
-    scorer = load_tiny(weights=copy)
+@pytest.mark.parametrize("kind", ["pt", "safetensors"])
+def test_a_second_call_never_touches_the_file(tiny_checkpoint: Path, tmp_path: Path, load_tiny, kind: str) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {k: v.float() for k, v in torch.load(tiny_checkpoint, weights_only=True)["state_dict"].items()}
+    copy = tmp_path / f"w.{kind}"
+    save_file(tensors, copy) if kind == "safetensors" else torch.save(tensors, copy)
+    scorer = load_tiny(weights=copy)  # the file's own number format: nothing needs converting
     before = scorer.score(picture(), "a")
-    copy.unlink()
+    with copy.open("r+b") as file:
+        file.write(b"\0" * copy.stat().st_size)
+        file.truncate(10)
+    assert torch.equal(scorer.score(picture(), "another"), load_tiny().score(picture(), "another"))
     assert torch.equal(scorer.score(picture(), "a"), before)
+
+
+def test_the_callers_autocast_leaves_no_trace(load_tiny) -> None:
+    scorer, fresh = load_tiny(), load_tiny()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scorer.score(torch.rand(1, 3, 64, 64), "p")
+        inside = scorer.score([picture()], "p")
+    assert torch.equal(scorer.score([picture()], "p"), fresh.score([picture()], "p"))
+    assert torch.equal(inside, fresh.score([picture()], "p"))
+
+
+def test_scoring_from_several_threads(load_tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    monkeypatch.setattr("humanpref.scorers.clip.TEXT_CACHE_SIZE", 3)
+    scorer = load_tiny()
+    prompts = [f"prompt {i % 7}" for i in range(60)]
+    expected = {p: float(scorer.score([picture()], p)) for p in set(prompts)}
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda p: float(scorer.score([picture()], p)), prompts))
+    assert found == pytest.approx([expected[p] for p in prompts], abs=1e-6)
+
+
+def test_one_lazy_picture_given_many_times(load_tiny, tmp_path: Path) -> None:
+    from PIL import Image
+
+    picture(300, 300).save(tmp_path / "x.jpg")
+    with Image.open(tmp_path / "x.jpg") as lazy:
+        scores = load_tiny().score([lazy] * 16, "a")
+    assert (scores == scores[0]).all() or torch.allclose(scores, scores[0].expand(16), atol=1e-6)
+    whole = (tmp_path / "x.jpg").read_bytes()
+    (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    with Image.open(tmp_path / "half.jpg") as broken, pytest.raises(ImageError, match="image in memory: damaged"):
+        load_tiny().score([broken], "a")
+
+
+@pytest.mark.parametrize("bad", [None, 3, b"bytes", [None], [b"x"]])
+def test_what_is_no_image_is_refused(load_tiny, bad: object) -> None:
+    with pytest.raises((ImageError, ScoreError), match="is not an image"):
+        load_tiny().score(bad, "a")
+
+
+def test_one_tensor_keeps_its_gradient_and_a_list_says_it_cannot(load_tiny) -> None:
+    scorer, pixels = load_tiny(), torch.rand(3, 40, 40, requires_grad=True)
+    assert scorer.score(pixels, "a").requires_grad
+    with pytest.raises(ScoreError, match=r"torch\.stack"):
+        scorer.score([pixels, pixels], "a")
+    assert scorer.score((i for i in [picture(), picture()]), "a").shape == (2,)
+    for prompts in (None, 3, [None], [[]]):
+        with pytest.raises(ScoreError, match="must be text|prompts must be"):
+            scorer.score([picture()], prompts)
+
+
+@pytest.mark.parametrize("arch", ["ViT-S-32-alt", "RN50-quickgelu", "MobileCLIP2-S0"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_other_architectures_and_sizes(tmp_path: Path, arch: str, precision: str) -> None:
+    import open_clip
+
+    torch.manual_seed(0)
+    config = open_clip.get_model_config(arch)
+    kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
+    torch.save(kind(**config).state_dict(), tmp_path / "w.pt")
+    scorer = load_scorer("hps-v2.1", weights=tmp_path / "w.pt", arch=arch, precision=precision)
+    assert torch.isfinite(scorer.score([picture(), picture(seed=1)], "a cat")).all()
+
+
+def test_another_image_size_is_taken_from_the_architecture(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    import json
+
+    from tests.conftest import TINY_ARCH
+
+    config = json.loads(TINY_ARCH.read_text())
+    config["vision_cfg"]["image_size"] = 112
+    (tmp_path / "a.json").write_text(json.dumps(config))
+    tensors = torch.load(tiny_checkpoint, weights_only=True)["state_dict"]
+    tensors["visual.positional_embedding"] = tensors["visual.positional_embedding"][:65].clone()
+    torch.save(tensors, tmp_path / "w.pt")
+    scorer = load_scorer("hps-v2.1", weights=tmp_path / "w.pt", arch=tmp_path / "a.json", precision="fp32")
+    assert torch.isfinite(scorer.score([picture()], "a cat")).all()
 
 
 def test_truncation_is_noticed_at_the_exact_token(tiny) -> None:
@@ -220,8 +306,10 @@ def test_map_ahead_keeps_order_and_bounds_what_is_ahead() -> None:
 def test_lite_refuses_what_it_cannot_do() -> None:
     with pytest.raises(ScoreError, match="not differentiable"):
         load_scorer("lite").score(torch.rand(1, 3, 32, 32, requires_grad=True), "a")
-    with pytest.raises(ScoreError, match="no architecture"):
+    with pytest.raises(ScoreError, match="leave these options out"):
         load_scorer("lite", arch="ViT-B-32")
+    with pytest.raises(ScoreError, match="leave these options out"):
+        load_scorer("lite", device="cuda:9")
 
 
 def test_offline_without_weights_says_what_to_do() -> None:

@@ -91,9 +91,14 @@ def test_damaged_files(tmp_path: Path, tiny_checkpoint: Path, tensors: dict[str,
             score(tmp_path / name)
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
-    torch.save({"epoch": 3}, tmp_path / "none.pt")
-    with pytest.raises(WeightsError, match="holds no weights"):
-        score(tmp_path / "none.pt")
+    for content in ({"epoch": 3}, {"state_dict": 5}, {"state_dict": [1]}, [1, 2]):
+        torch.save(content, tmp_path / "none.pt")
+        with pytest.raises(WeightsError, match="holds no weights"):
+            score(tmp_path / "none.pt")
+    for odd in (torch.ones(80, 64, dtype=torch.int32), torch.ones(80, 64, dtype=torch.complex64)):
+        torch.save({**tensors, "visual.proj": odd}, tmp_path / "odd.pt")
+        with pytest.raises(WeightsError, match=r"1 not plain numbers of the right kind \(first: visual.proj"):
+            score(tmp_path / "odd.pt")
     with pytest.raises(WeightsError, match="no such file"):
         score(tmp_path / "absent.pt")
     with pytest.raises(WeightsError, match="is a folder"):
@@ -125,6 +130,9 @@ def test_architectures(tmp_path: Path, tiny_checkpoint: Path) -> None:
         ("[]", "needs embed_dim"),
         ('{"embed_dim": 8, "vision_cfg": {"wdth": 3}, "text_cfg": {}}', "not one open_clip can build"),
         ('{"embed_dim": 8, "vision_cfg": {}, "text_cfg": {"hf_model_name": "x"}}', "own text tower"),
+        ('{"embed_dim": 8, "vision_cfg": null, "text_cfg": 5}', "must be objects"),
+        ('{"embed_dim": 8, "vision_cfg": {"patch_size": 0}, "text_cfg": {}}', "not one open_clip can build"),
+        ("[" * 100_000, "not a JSON"),
     ):
         (tmp_path / "a.json").write_text(content)
         with pytest.raises(WeightsError, match=message):

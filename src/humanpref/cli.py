@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -147,12 +148,16 @@ def evaluate_command(
     from humanpref import output
     from humanpref.data.formats import read_rankings
     from humanpref.evaluate import evaluate_scorers
+    from humanpref.scorers.weights import locate
 
     names = [name for word in [*model, *(more_models or [])] for name in word.split(",")]
     for name in names:
         get_spec(name)
     if weights is not None and len(names) != 1:
         raise ScoreError("--weights belongs to one scorer; evaluate it with a single --model")
+    for name in names:  # what is missing is said now, not after hours of scoring with the others
+        if (spec := get_spec(name)).repo is not None:
+            locate(spec, weights)
     rankings = read_rankings(data, image_root)
     scorers = (_load(name, weights, arch, resize, precision, device) for name in names)  # one in memory at a time
     images = sum(len(ranking.images) for ranking in rankings if ranking.annotator is None)
@@ -224,18 +229,9 @@ def _load(
 ) -> Scorer:
     from humanpref.scorers import load_scorer
 
-    get_spec(model)
-    if model == "lite":
-        _reject_for_lite(arch, resize, precision)
-        return load_scorer(model, weights)
-    if sys.stderr.isatty():
+    if model != "lite" and sys.stderr.isatty():
         print(f"Loading {model} ...", file=sys.stderr)
     return load_scorer(model, weights, arch, resize=resize.value, precision=precision.value, device=device)
-
-
-def _reject_for_lite(arch: str | None, resize: Resize, precision: PrecisionName) -> None:
-    if arch is not None or resize is not Resize.antialias or precision not in {PrecisionName.auto, PrecisionName.fp32}:
-        raise ScoreError("lite has no architecture, resize or precision to choose; leave these options out")
 
 
 @contextmanager
@@ -261,13 +257,21 @@ def main() -> None:
     from PIL import Image
 
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such images are refused with an error of our own
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to fail
     try:
         app()
+        sys.stdout.flush()
     except HumanprefError as error:
         _say(str(error))
         sys.exit(1)
     except BrokenPipeError:
         sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:  # standard output is full or gone
+        sys.stdout = None  # nothing more can be written there
+        _say(f"the output cannot be written ({error})")
         sys.exit(1)
     except KeyboardInterrupt:
         _say("interrupted")

@@ -128,6 +128,8 @@ def human_agreement(instances: Sequence[Instance], *, seed: int = 0) -> HumanRes
     values = np.asarray(rows, dtype=np.float64)
     clusters = [i.consensus.prompt for i in rated]
     against, between = values[:, :2], values[:, 2:]
+    if not against[:, 1].sum() or not between[:, 1].sum():
+        return None  # nobody said anything but "tied"
     return HumanResult(
         annotations=sum(len(i.annotations) for i in rated),
         vs_consensus=metrics.ratio_of_sums(against),

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import glob
 import re
+import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import TypeAlias
@@ -22,6 +25,12 @@ from humanpref.records import ImageRef
 
 MAX_PIXELS = 89_478_485  # where Pillow itself starts to warn
 """Images with more pixels than this are refused before decoding: a small file can claim a picture that fills memory."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
+"""The decoders that are used; others (PostScript, say) run programs or are rarely tested."""
+
+MAX_REMOTE_SECONDS = 120
+"""Longest time spent on one remote image."""
 
 MAX_REMOTE_BYTES = 64 * 2**20
 """Most bytes fetched for one remote image."""
@@ -49,11 +58,15 @@ def open_image(source: ImageSource) -> Image.Image:
     Raises `ImageError` naming the image when it is missing, empty, truncated, no image, or over `MAX_PIXELS`.
     """
     if isinstance(source, Image.Image):
-        return _to_rgb(source, "image in memory")
+        return _from_memory(source)
     if isinstance(source, RemoteImage):
         return _decode(BytesIO(_fetch(source.url)), source.url)
     if isinstance(source, str) and is_url(source):
         raise ImageError(f"{source}: URLs are not fetched unless you allow it (--allow-url)")
+    if not isinstance(source, (str, Path, ImageRef)):
+        raise ImageError(
+            f"{type(source).__name__} is not an image: give a path, a PIL image or a float tensor (3, H, W)"
+        )
     path = source.path if isinstance(source, ImageRef) else Path(source)
     try:
         if path.is_dir():
@@ -93,6 +106,8 @@ def expand_sources(words: Iterable[str], *, allow_url: bool = False) -> list[Pat
             sources.append(_remote(word, allow_url))
             continue
         path = Path(word)
+        if not word or not _is_possible(path):
+            raise ImageError(f"{word[:80]!r}: not a possible file name")
         if path.is_dir():
             found = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file()]
             hint = (
@@ -113,6 +128,18 @@ def expand_sources(words: Iterable[str], *, allow_url: bool = False) -> list[Pat
     return sources
 
 
+def _is_possible(path: Path) -> bool:
+    """Tell whether the system can be asked about a file of this name (not too long, no NUL)."""
+    try:
+        path.exists()
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError) as error:
+        return isinstance(error, (PermissionError, NotADirectoryError))
+    return True
+
+
 def _remote(url: str, allow_url: bool) -> RemoteImage:
     if not url.lower().startswith(("http://", "https://")):
         raise ImageError(f"{url}: only http and https URLs can be fetched")
@@ -122,28 +149,33 @@ def _remote(url: str, allow_url: bool) -> RemoteImage:
 
 
 def _natural(path: Path | RemoteImage) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", str(path)) if part]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", str(path)) if part]
 
 
 def _fetch(url: str) -> bytes:
     import httpx
 
     content = bytearray()
+    deadline = time.monotonic() + MAX_REMOTE_SECONDS
     try:
         with httpx.stream("GET", url, follow_redirects=True, timeout=30) as response:
             response.raise_for_status()
             for chunk in response.iter_bytes():
                 content += chunk
+                if time.monotonic() > deadline:
+                    raise ImageError(f"{url}: took over {MAX_REMOTE_SECONDS} seconds, not fetched further")
                 if len(content) > MAX_REMOTE_BYTES:
                     raise ImageError(f"{url}: more than {MAX_REMOTE_BYTES // 2**20} MiB, not fetched further")
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except ImageError:
+        raise
+    except Exception as error:  # the network's errors, and those of proxies, certificates and odd host names
         raise ImageError(f"{url}: could not be fetched ({str(error) or type(error).__name__})") from None
     return bytes(content)
 
 
 def _decode(file: object, name: str) -> Image.Image:
     try:
-        with Image.open(file) as image:  # type: ignore[arg-type]  # any binary file
+        with Image.open(file, formats=_decoders()) as image:  # type: ignore[arg-type]  # any binary file
             _check_size(image.size, name)
             image.load()
             return _to_rgb(image, name)
@@ -151,8 +183,33 @@ def _decode(file: object, name: str) -> Image.Image:
         raise ImageError(f"{name}: not an image, or of a kind that cannot be read") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{name}: far too many pixels; shrink it to under {MAX_PIXELS:,} pixels") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError) as error:  # what damaged files raise
+    except ImageError:
+        raise
+    except Exception as error:  # what a damaged file makes a decoder raise: almost anything
         raise ImageError(f"{name}: the image is damaged or incomplete ({error})") from None
+
+
+@cache
+def _decoders() -> list[str]:
+    """Those of FORMATS that this build of Pillow has."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+_memory_lock = threading.Lock()
+
+
+def _from_memory(image: Image.Image) -> Image.Image:
+    """Convert a PIL image, which may be a file not yet read, and which the caller may have given several times."""
+    try:
+        with _memory_lock:
+            _check_size(image.size, "image in memory")
+            image.load()
+        return _to_rgb(image, "image in memory")
+    except ImageError:
+        raise
+    except Exception as error:  # as for files
+        raise ImageError(f"image in memory: damaged, closed or incomplete ({error})") from None
 
 
 def _check_size(size: tuple[int, int], name: str) -> None:
@@ -177,9 +234,11 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
     """Scale 16-bit ("I;16", "I") and floating-point ("F") greyscale to 8 bits; Pillow's own conversion would clip."""
-    values = np.asarray(image).astype(np.float64)
+    values = np.asarray(image).astype(np.float32)
+    if not np.isfinite(values).any():
+        raise ImageError("the image holds no finite numbers")
     if image.mode == "F":
         scale = 255.0 if values.size and np.nanmax(values) <= 1.0 else 1.0
     else:
         scale = 255.0 / 65535.0 if image.mode != "I" or values.max(initial=0) > 255 else 1.0
-    return Image.fromarray(np.clip(np.nan_to_num(values) * scale + 0.5, 0, 255).astype(np.uint8), "L")
+    return Image.fromarray(np.clip(np.nan_to_num(values * np.float32(scale)) + 0.5, 0, 255).astype(np.uint8), "L")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -68,8 +69,9 @@ def official_accuracy(scores: Sequence[float], ranks: Sequence[float]) -> float:
 
 
 def ratio_of_sums(values: Array) -> float:
-    """Sum of column 0 over sum of column 1, for values (n, 2)."""
-    return float(values[:, 0].sum() / values[:, 1].sum())
+    """Sum of column 0 over sum of column 1, for values (n, 2); nan where column 1 adds to nothing."""
+    total = values[:, 1].sum()
+    return float(values[:, 0].sum() / total) if total else math.nan
 
 
 def bootstrap_interval(
@@ -94,5 +96,5 @@ def bootstrap_interval(
     draws = generator.integers(len(groups), size=(samples, len(groups)))
     estimates = [statistic(values[np.concatenate([groups[g] for g in draw])]) for draw in draws]
     tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(estimates, [tail, 1.0 - tail])
+    low, high = np.nanquantile(estimates, [tail, 1.0 - tail])
     return float(low), float(high)

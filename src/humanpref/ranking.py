@@ -12,6 +12,7 @@ from humanpref.errors import ImageError, ScoreError
 from humanpref.images import ImageSource, describe
 from humanpref.records import Comparison, FailedImage, ScoredImage, ScoreReport
 from humanpref.scorers import DEFAULT_SCORER, Scorer, load_scorer
+from humanpref.scorers.base import as_images
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,8 +33,11 @@ def score(
     after each image. To score again and again, pass a scorer from `load_scorer`; a name is loaded anew each time.
     Raises `ScoreError` when there are no images or the scorer returns something that is no number.
     """
+    images = as_images(images)
     if not images:
         raise ScoreError("no images to score")
+    if not isinstance(prompt, str):
+        raise ScoreError(f"the prompt must be one text, got {type(prompt).__name__}")
     scorer = load_scorer(model) if isinstance(model, str) else model
     good: list[tuple[str, float]] = []
     failures = []
@@ -81,14 +85,15 @@ def compare(
 ) -> Comparison:
     """Put images of one prompt head to head -> `Comparison`: P(i preferred to j) for every two of them.
 
-    Raises `ImageError` for the first image that cannot be read and `ScoreError` for fewer than two images.
+    Raises `ImageError` naming the images that cannot be read or `ScoreError` for fewer than two images.
     """
+    images = as_images(images)
     if len(images) < 2:
         raise ScoreError(f"a comparison needs at least two images, got {len(images)}")
     scorer = load_scorer(model) if isinstance(model, str) else model
     report = score(images, prompt, scorer, on_image=on_image)
     if report.failures:
-        raise ImageError(report.failures[0].error)
+        raise ImageError("; ".join(failure.error for failure in report.failures))
     scores = [result.score for result in report.results]
     matrix = metrics.pairwise_probabilities(scores, scorer.logit_scale)
     return Comparison(

@@ -20,7 +20,7 @@ def read_rankings(data: str | Path, image_root: str | Path | None = None) -> lis
     path = _find(Path(data).expanduser())
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(rows, list) or not rows:
         raise DataError(f"{path}: expected a list of instances, as in HPD v2's test.json")

@@ -90,6 +90,7 @@ def load_scorer(
     precision: "fp32", "bf16", "fp16", or "auto": fp16 on CUDA as in the official code; on a CPU bf16 for large
         networks where the CPU multiplies bf16 in hardware, else fp32 (docs/precision.md).
     device: "cpu", "cuda", "cuda:1" ..., or "auto": CUDA where there is one.
+    `lite` has none of the last four to choose.
 
     Raises `UnknownNameError`, `DownloadError` (weights not here and not to be had) or `WeightsError`.
     """
@@ -103,8 +104,13 @@ def load_scorer(
     if spec.name == "lite":
         from humanpref.scorers.lite import LiteScorer
 
-        if arch is not None:
-            raise ScoreError("lite has no architecture to choose; leave arch out")
+        if (
+            arch is not None
+            or resize != "antialias"
+            or precision not in {"auto", "fp32"}
+            or device not in {"auto", "cpu"}
+        ):
+            raise ScoreError("lite has no arch, resize, precision or device to choose; leave these options out")
         return LiteScorer.load(spec, weights)
     from humanpref.scorers.clip import ClipScorer
 

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from humanpref.errors import ImageError, ScoreError
+from humanpref.records import ImageRef
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,13 +120,16 @@ class BatchScorer(ABC, Generic[Prepared]):
         """
         import torch
 
-        if isinstance(images, torch.Tensor) and images.ndim != 3:
+        if isinstance(images, torch.Tensor):
             from humanpref.preprocess import check_pixels
 
-            check_pixels(images)
-            texts = align_prompts(prompts, len(images))
-            return self._score_pixels(images, texts) if len(images) else torch.zeros(0)
-        sources = list(images) if isinstance(images, Sequence) and not isinstance(images, str) else [images]
+            pixels = images[None] if images.ndim == 3 else images
+            check_pixels(pixels)
+            texts = align_prompts(prompts, len(pixels))
+            return self._score_pixels(pixels, texts) if len(pixels) else torch.zeros(0)
+        sources = as_images(images)
+        if any(isinstance(image, torch.Tensor) and image.requires_grad for image in sources):
+            raise ScoreError("gradients flow through one tensor (n, 3, H, W), not through a list: use torch.stack")
         scores = []
         for score in self.score_each(sources, prompts):
             if isinstance(score, ImageError):
@@ -155,13 +160,27 @@ class BatchScorer(ABC, Generic[Prepared]):
             return error
 
 
+def as_images(images: Images) -> list[ImageSource | Tensor]:
+    """Return a list of images, of one image or of any iterable of them but a bare string."""
+    from PIL import Image
+
+    from humanpref.images import RemoteImage
+
+    if isinstance(images, (str, Path, ImageRef, RemoteImage, Image.Image)) or not isinstance(images, Iterable):
+        return [images]  # what is no image is refused where it is opened
+    return list(images)
+
+
 def align_prompts(prompts: Prompts, n: int) -> list[str]:
     """Return one prompt per image. Raises `ScoreError` when there are neither one nor n of them."""
+    if not isinstance(prompts, (str, Sequence)):
+        raise ScoreError(f"prompts must be text or a list of texts, got {type(prompts).__name__}")
     texts = [prompts] * n if isinstance(prompts, str) else list(prompts)
     if len(texts) != n:
         raise ScoreError(f"{n} images but {len(texts)} prompts; give one prompt for all images, or one per image")
-    if wrong := next((text for text in texts if not isinstance(text, str)), None):
-        raise ScoreError(f"a prompt must be text, got {type(wrong).__name__}")
+    for text in texts:
+        if not isinstance(text, str):
+            raise ScoreError(f"a prompt must be text, got {type(text).__name__}")
     return texts
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +55,8 @@ class ClipScorer(BatchScorer[Tensor]):
         self.precision = precision
         self.device = device
         self.batch_size = 8 if device.type == "cpu" else 64
-        self._preprocess = PREPROCESS[spec.preprocess]
+        self._preprocess = replace(PREPROCESS[spec.preprocess], size=image_size(model))
+        self._text_lock = threading.Lock()
         self._text_cache: OrderedDict[str, Tensor] = OrderedDict()
 
     @classmethod
@@ -72,14 +75,14 @@ class ClipScorer(BatchScorer[Tensor]):
         path = weight_files.locate(spec, weights)
         resolved = resolve_precision(precision, place, path.stat().st_size)
         name = str(arch or spec.arch)
+        dtype = DTYPES[resolved]
         with ThreadPoolExecutor(max_workers=1) as pool:
             # reading and converting release the interpreter; open_clip's import, which takes seconds, goes on meanwhile
-            reading = pool.submit(lambda: convert(weight_files.read_state_dict(path), DTYPES[resolved], place))
-            config = architecture(name)
-            model, tokenizer = build(config)
+            reading = pool.submit(lambda: convert_matrices(weight_files.read_state_dict(path), dtype, place))
+            model, tokenizer = build(architecture(name))
             tensors = reading.result()
         weight_files.check_fit(tensors, model.state_dict(), path, name)
-        model.load_state_dict(tensors, assign=True)
+        model.load_state_dict(convert_rest(tensors, fp32_keys(model), dtype, place), assign=True)
         _materialise_masks(model, place)
         if resolved != "fp32":
             _keep_residual_stream_fp32(model)
@@ -100,24 +103,34 @@ class ClipScorer(BatchScorer[Tensor]):
         self.model.set_grad_checkpointing(enable)  # type: ignore[operator]
 
     def embed_text(self, prompts: Sequence[str]) -> Tensor:
-        """Encode prompts -> unit vectors (n, d), float32. Each distinct prompt is encoded once and remembered."""
+        """Encode prompts -> unit vectors (n, d), float32. Each distinct prompt is encoded once and remembered.
+
+        The caller's autocast does not apply, since what is remembered outlives it. Safe to call from several threads.
+        """
         unique = dict.fromkeys(prompts)
-        new = [prompt for prompt in unique if prompt not in self._text_cache]
+        with self._text_lock:
+            known = {prompt: self._text_cache[prompt] for prompt in unique if prompt in self._text_cache}
+        new = [prompt for prompt in unique if prompt not in known]
         for start in range(0, len(new), 32):
             chunk = new[start : start + 32]
-            with torch.no_grad(), self._autocast():
+            with torch.no_grad(), self._own_precision():
                 encoded = self.model.encode_text(self.tokenizer(chunk).to(self.device))  # type: ignore[operator]
-            self._text_cache.update(zip(chunk, F.normalize(encoded.float(), dim=-1), strict=True))
-        vectors = torch.stack([self._text_cache[prompt] for prompt in prompts])
-        for prompt in unique:
-            self._text_cache.move_to_end(prompt)
-        while len(self._text_cache) > TEXT_CACHE_SIZE:
-            self._text_cache.popitem(last=False)
-        return vectors
+            vectors = F.normalize(encoded.float(), dim=-1)
+            known.update({prompt: vector.clone() for prompt, vector in zip(chunk, vectors, strict=True)})
+        with self._text_lock:
+            for prompt in unique:
+                self._text_cache[prompt] = known[prompt]
+                self._text_cache.move_to_end(prompt)
+            while len(self._text_cache) > TEXT_CACHE_SIZE:
+                self._text_cache.popitem(last=False)
+        return torch.stack([known[prompt] for prompt in prompts])
 
     def embed_pixels(self, inputs: Tensor) -> Tensor:
-        """Encode preprocessed images (n, 3, size, size) -> unit vectors (n, d), float32, keeping gradients."""
-        with self._autocast():
+        """Encode preprocessed images (n, 3, size, size) -> unit vectors (n, d), float32, keeping gradients.
+
+        In fp32 the caller's autocast, if any, applies.
+        """
+        with nullcontext() if self.precision == "fp32" else self._own_precision():
             encoded = self.model.encode_image(inputs)  # type: ignore[operator]
         return F.normalize(encoded.float(), dim=-1)
 
@@ -129,7 +142,7 @@ class ClipScorer(BatchScorer[Tensor]):
             return preprocess(pixels, self._preprocess, self.resize)[0]
 
     def _score_prepared(self, batch: Sequence[Tensor], prompts: Sequence[str]) -> Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), self._own_precision():
             return self._cosine(torch.stack(list(batch)).to(self.device), prompts).cpu()
 
     def _score_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -139,23 +152,25 @@ class ClipScorer(BatchScorer[Tensor]):
         text = self.embed_text(prompts)
         return (self.embed_pixels(inputs) * text).sum(dim=-1)
 
-    def _autocast(self) -> AbstractContextManager[object]:
+    def _own_precision(self) -> AbstractContextManager[object]:
+        """This scorer's number format, whatever autocast the caller is in."""
         if self.precision == "fp32":
-            return nullcontext()  # the caller's own autocast, if any, applies
+            return torch.autocast(self.device.type, enabled=False)
         return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
 
 
 def resolve_device(device: str) -> torch.device:
-    """Turn a device name into a device that is here. Raises `UnknownNameError` otherwise."""
+    """Turn a device name into a device that is here: cpu, cuda or cuda:N. Raises `UnknownNameError` otherwise."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-    except RuntimeError:
-        raise UnknownNameError(f"no device is called {device!r}; choose from: auto, cpu, cuda, cuda:N") from None
-    if place.type == "cuda" and not torch.cuda.is_available():
+    kind, _, index = device.partition(":")
+    if kind not in {"cpu", "cuda"} or (index and not (kind == "cuda" and index.isdecimal())):
+        raise UnknownNameError(f"no device is called {device!r}; choose from: auto, cpu, cuda, cuda:N")
+    if kind == "cuda" and not torch.cuda.is_available():
         raise UnknownNameError(f"device {device} was asked for, but no CUDA device is available here; use cpu or auto")
-    return place
+    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
+        raise UnknownNameError(f"device {device} was asked for, but there are only {torch.cuda.device_count()} here")
+    return torch.device(device)
 
 
 def resolve_precision(precision: str, device: torch.device, checkpoint_bytes: int) -> str:
@@ -188,7 +203,7 @@ def architecture(name: str) -> dict[str, Any]:
             config = json.loads(Path(name).expanduser().read_text())
         except FileNotFoundError:
             raise WeightsError(f"{name}: no such architecture file") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise WeightsError(f"{name}: not a JSON architecture config ({error})") from None
         config = config.get("model_cfg", config) if isinstance(config, dict) else {}
         if not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
@@ -203,52 +218,88 @@ def architecture(name: str) -> dict[str, Any]:
 
 
 def build(config: dict[str, Any]) -> tuple[nn.Module, Callable[[list[str]], Tensor]]:
-    """Make the network of a config with no memory behind it (meta device), and its tokenizer."""
+    """Make the network of a config, without initialising it where that can be put off (meta device), and its tokenizer.
+
+    Raises `WeightsError` for a config that open_clip cannot build, or whose text tower is not CLIP's own.
+    """
     from open_clip import CLIP, CustomTextCLIP, SimpleTokenizer
 
     config = dict(config)
-    text = config["text_cfg"]
+    text, vision = config["text_cfg"], config["vision_cfg"]
+    if not isinstance(text, dict) or not isinstance(vision, dict):
+        raise WeightsError(
+            "the architecture config is not one open_clip can build (vision_cfg and text_cfg must be objects)"
+        )
     if "multimodal_cfg" in config or "hf_tokenizer_name" in text or "hf_model_name" in text:
         raise WeightsError("only architectures with CLIP's own text tower and tokenizer can be loaded")
     kind = CustomTextCLIP if config.pop("custom_text", False) else CLIP
     try:
         with torch.device("meta"):
             model = kind(**config)
-            use_fused_self_attention(model)
-    except (TypeError, ValueError, AssertionError, RuntimeError, KeyError) as error:
+        if any(name.rpartition(".")[2] != "attn_mask" for name in _computed_buffers(model)):
+            model = kind(**config)  # some image towers compute tables at start, which no checkpoint holds
+        use_fused_self_attention(model)
+        return model, SimpleTokenizer(context_length=int(text.get("context_length", 77)))
+    except Exception as error:  # a config can be wrong in as many ways as open_clip has lines
         raise WeightsError(f"the architecture config is not one open_clip can build ({error})") from None
-    return model, SimpleTokenizer(context_length=int(text.get("context_length", 77)))
 
 
-def convert(tensors: dict[str, Tensor], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
-    """Bring tensors to where and what they are used as, one by one, so that no second copy of all ever exists.
+def image_size(model: nn.Module) -> int:
+    """The side of the square that the image tower takes. Raises `WeightsError` where it takes no square."""
+    size = getattr(model.visual, "image_size", 224)
+    sides = set(size) if isinstance(size, (tuple, list)) else {size}
+    if len(sides) != 1:
+        raise WeightsError(f"the architecture takes images of {size}; only square ones are supported")
+    return int(sides.pop())
 
-    In 16-bit precision the matrices are 16-bit; norms, biases of norms, embeddings and the logit scale stay fp32.
+
+def _computed_buffers(model: nn.Module) -> set[str]:
+    """Names of the buffers that are not in the state dict."""
+    return {name for name, _ in model.named_buffers()} - model.state_dict().keys()
+
+
+def fp32_keys(model: nn.Module) -> set[str]:
+    """Names of the weights that stay in fp32 whatever the precision: scalars, and all that norms own."""
+    keys = {key for key, value in model.state_dict().items() if value.ndim == 0}
+    for name, module in model.named_modules():
+        if "norm" in type(module).__name__.lower():
+            keys |= {f"{name}.{key}" for key in module.state_dict()}
+    return keys
+
+
+def convert_matrices(tensors: dict[str, Tensor], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+    """Bring matrices, nearly all of the weights, to where and what they are used as; leave the others as they are.
+
+    One by one, so that no second copy of all ever exists, and copied out of the file, which may change or go afterwards.
     """
     return {
-        key: tensor.to(device, dtype if tensor.is_floating_point() and _is_matrix(key, tensor) else _plain(tensor))
+        key: tensor.to(device, dtype, copy=True) if tensor.ndim >= 2 and weight_files.is_dense(tensor) else tensor
         for key, tensor in tensors.items()
     }
 
 
-def _is_matrix(key: str, tensor: Tensor) -> bool:
-    return tensor.ndim >= 2 or (tensor.ndim == 1 and key.endswith("bias") and "ln_" not in key)
+def convert_rest(
+    tensors: dict[str, Tensor], fp32: set[str], dtype: torch.dtype, device: torch.device
+) -> dict[str, Tensor]:
+    """Do the same for what `convert_matrices` left; the weights named in `fp32` stay in fp32 whatever the precision."""
 
+    def kind(key: str, tensor: Tensor) -> torch.dtype:
+        return (torch.float32 if key in fp32 else dtype) if tensor.is_floating_point() else tensor.dtype
 
-def _plain(tensor: Tensor) -> torch.dtype:
-    return torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return {
+        key: tensor if tensor.ndim >= 2 and key not in fp32 else tensor.to(device, kind(key, tensor), copy=True)
+        for key, tensor in tensors.items()
+    }
 
 
 def _materialise_masks(model: nn.Module, device: torch.device) -> None:
     """Give the causal mask, which no checkpoint holds, its values: -inf above the diagonal, 0 elsewhere."""
-    for prefix, module in model.named_modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            if not buffer.is_meta:
-                continue
-            if name != "attn_mask" or buffer.ndim != 2:
-                raise WeightsError(f"this architecture computes {prefix}.{name} at start, which cannot be loaded yet")
-            mask = torch.full(buffer.shape, float("-inf"), device=device).triu_(1)
-            module.register_buffer(name, mask, persistent=False)
+    for module in model.modules():
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if buffer.is_meta and name == "attn_mask" and buffer.ndim == 2:
+                mask = torch.full(buffer.shape, float("-inf"), device=device).triu_(1)
+                module.register_buffer(name, mask, persistent=False)
+    model.to(device)  # tables that were computed, if any
 
 
 def _keep_residual_stream_fp32(model: nn.Module) -> None:
@@ -258,5 +309,5 @@ def _keep_residual_stream_fp32(model: nn.Module) -> None:
         return (args[0].float(), *args[1:])
 
     for name, module in model.named_modules():
-        if name.split(".")[-1] == "transformer":
+        if name.split(".")[-1] in {"ln_pre", "transformer"}:
             module.register_forward_pre_hook(to_fp32)

@@ -46,7 +46,7 @@ class LiteScorer(BatchScorer[Features]):
         """1: the scores are logits already."""
         return 1.0
 
-    def truncated(self, _prompt: str) -> bool:
+    def truncated(self, prompt: str) -> bool:  # noqa: ARG002
         """Tell whether the prompt was cut: never, since it is not read."""
         return False
 

@@ -104,11 +104,11 @@ def _log_covariance(patches: Floats, floor: float) -> Floats:
 def _gram(patches: Floats) -> npt.NDArray[np.float64]:
     """(25, n) -> (25, 25): patches @ patches.T, in blocks too small for BLAS to start threads of its own.
 
-    Several images are described at once, each in a thread; threads within threads wait for each other (measured: 20 times
-    slower on a busy machine), and their number would change the last digits.
+    Several images are described at once, each in a thread; threads within threads wait for each other (measured: 20
+    times slower on a busy machine), and their number would change the last digits.
     """
     whole = patches.shape[1] // BLOCK * BLOCK
     blocks = patches[:, :whole].reshape(len(patches), -1, BLOCK).swapaxes(0, 1)
     rest = patches[:, whole:]
-    total: npt.NDArray[np.float64] = np.matmul(blocks, blocks.swapaxes(1, 2)).sum(axis=0, dtype=np.float64)
-    return total + rest @ rest.T
+    total = np.matmul(blocks, blocks.swapaxes(1, 2)).sum(axis=0, dtype=np.float64)
+    return np.asarray(total + rest @ rest.T, dtype=np.float64)

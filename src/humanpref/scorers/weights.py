@@ -24,9 +24,13 @@ def locate(spec: ScorerSpec, weights: str | Path | None) -> Path:
     if weights is None:
         return download(spec)
     path = Path(weights).expanduser()
-    if not path.is_file():
-        raise WeightsError(f"{path}: {'is a folder, give the weights file in it' if path.is_dir() else 'no such file'}")
-    return path
+    try:
+        if path.is_file():
+            return path
+        what = "is a folder, give the weights file in it" if path.is_dir() else "no such file"
+    except (OSError, ValueError) as error:
+        what = f"cannot be read ({error})"
+    raise WeightsError(f"{path}: {what}")
 
 
 def download(spec: ScorerSpec) -> Path:
@@ -56,7 +60,13 @@ def download(spec: ScorerSpec) -> Path:
         except Exception as error:  # whatever the Hub client or its HTTP library raises: which ones differ by version
             why = "no space left on the disk" if getattr(error, "errno", None) == errno.ENOSPC else _first_line(error)
             raise DownloadError(_cannot_have(spec, why)) from error
-    verify(path, spec.sha256)
+    try:
+        verify(path, spec.sha256)
+    except WeightsError:
+        # the link in the cache and what it points to, or the next download would find the same bytes again
+        path.resolve().unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        raise
     return path
 
 
@@ -102,7 +112,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     is_safetensors = len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**30
     content = _read_safetensors(path) if is_safetensors else _read_torch(path, is_zip=head[:2] == b"PK")
     inner = content.get("state_dict", content) if isinstance(content, Mapping) else {}
-    return clean_keys(inner, path)
+    return clean_keys(inner if isinstance(inner, Mapping) else {}, path)
 
 
 def clean_keys(content: Mapping[object, object], path: Path) -> dict[str, Tensor]:
@@ -122,6 +132,7 @@ def check_fit(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path:
     missing = [key for key in expected if key not in found]
     extra = [key for key in found if key not in expected]
     shapes = [key for key in expected if key in found and expected[key].shape != found[key].shape]
+    strange = [key for key in expected if key in found and not _is_plain(found[key], expected[key])]
     problems = []
     if missing:
         problems.append(f"{len(missing)} weights missing (first: {missing[0]})")
@@ -133,11 +144,27 @@ def check_fit(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path:
             f"{len(shapes)} of another shape "
             f"(first: {key} is {tuple(found[key].shape)}, not {tuple(expected[key].shape)})"
         )
+    if strange:
+        problems.append(
+            f"{len(strange)} not plain numbers of the right kind (first: {strange[0]}, {found[strange[0]].dtype})"
+        )
     if problems:
         raise WeightsError(
             f"{path}: does not fit architecture {arch}: {'; '.join(problems)}. "
             "If it is of another size, name its architecture with --arch (an open_clip name or a JSON config)"
         )
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Tell whether a tensor holds floating-point numbers, one beside the other, with nothing special about it."""
+    import torch
+
+    return tensor.is_floating_point() and tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_quantized)
+
+
+def _is_plain(found: Tensor, expected: Tensor) -> bool:
+    """Tell whether a tensor holds the kind of numbers that is expected there."""
+    return is_dense(found) if expected.is_floating_point() else found.dtype == expected.dtype
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -171,7 +198,7 @@ def _read_torch(path: Path, *, is_zip: bool) -> object:
                 "Save it again as {'state_dict': ...} or as safetensors"
             ) from None
         raise WeightsError(f"{path}: not a PyTorch or safetensors checkpoint") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except Exception as error:  # what a damaged file makes the reader raise
         raise WeightsError(f"{path}: damaged, half-downloaded or not a checkpoint ({_first_line(error)})") from None
 
 
