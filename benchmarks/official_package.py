@@ -99,7 +99,10 @@ def main() -> None:
     images = sorted(args.images.glob("*.jpg"))[: args.count]
     Path(args.checkpoint).read_bytes()  # both sides start with the file in the page cache
     kinds = {"official": args.peer, "ours-fp32": sys.executable, "ours-bf16": sys.executable}
-    runs = [{kind: run_child(python, kind, args, images) for kind, python in kinds.items()} for _ in range(args.repeat)]
+    runs = []
+    for number in range(args.repeat):
+        runs.append({kind: run_child(python, kind, args, images) for kind, python in kinds.items()})
+        print(f"run {number + 1} of {args.repeat}: {json.dumps(runs[-1])}", file=sys.stderr, flush=True)
     print(f"{'':12}" + "".join(f"{name:>16}" for name in runs[0]["official"]))
     for kind in kinds:
         row = {name: statistics.median(run[kind][name] for run in runs) for name in runs[0][kind]}

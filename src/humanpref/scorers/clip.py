@@ -270,7 +270,7 @@ def fp32_keys(model: nn.Module) -> set[str]:
 def convert_matrices(tensors: dict[str, Tensor], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
     """Bring matrices, nearly all of the weights, to where and what they are used as; leave the others as they are.
 
-    One by one, so that no second copy of all ever exists, and copied out of the file, which may change or go afterwards.
+    One by one, so that no second copy of all ever exists, and copied out of the file, which may change afterwards.
     """
     return {
         key: tensor.to(device, dtype, copy=True) if tensor.ndim >= 2 and weight_files.is_dense(tensor) else tensor
