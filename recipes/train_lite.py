@@ -265,7 +265,7 @@ def fit(data: Data, train: Numbers, config: Config) -> tuple[LiteModel, float]:
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(torch.from_numpy(prior))).numpy()
     least = np.r_[data.share[train], np.array(MARGINS)[(versions - 1) % len(MARGINS)]]
     target = least
-    for _ in range(1 if config.exact else ROUNDS):
+    for _ in range(0 if config.exact else ROUNDS):
         target = np.r_[least[:n], np.maximum(least, target - noises * (inverse @ target))[n:]]
     told = inverse @ target
 
@@ -460,8 +460,8 @@ whether an image shows what was asked for, nor of composition, faces, hands, col
 ## Trained on
 {prompts} prompts, {images} images, {rankings} human rankings from {name} (part of the HPD v2 test set: Wu et al.,
 arXiv 2306.09341; Apache-2.0), and {copies} damaged copies of each image, drawn from the first table under "Damaged
-copies", which it should beat by {margins} logits or more (slight, middling, strong damage). Since the test set contains
-these prompts, do not report `lite` on them.
+copies", which it should beat by {margins} logits or more (slight, middling, strong damage). Since the
+test set contains these prompts, do not report `lite` on them.
 
 ## Accuracy, cross-validated over prompts
 {folds}-fold over prompts, {repeats} repetitions, {pairs} pairs of images. Nested: in each fold the model's constants
@@ -500,8 +500,9 @@ prompts kept out of training (one number, fitted to all of them); 0 is the mean 
 ## Damaged copies
 An image should beat a damaged copy of itself. Measured on images of prompts kept out of training (nested, as above).
 Over the kinds of damage that other images were trained on, {trained_wins:.1f} % of the images beat their copy; a model
-trained without copies has {wins_before:.1f} %. Over kinds or strengths never trained on: {unseen_wins:.1f} %. "Beat"
-is by any margin at all, and the change is the mean over images of the copy's score less the original's.
+trained without copies has {wins_before:.1f} %. Over kinds or strengths never trained on: {unseen_wins:.1f} %; these
+were in view while the kind of model was chosen, so damage of quite another sort may fare worse. "Beat" is by any margin
+at all, and the change is the mean over images of the copy's score less the original's.
 
 | trained on | images that beat their copy | mean change of score |
 |---|---|---|
@@ -512,7 +513,8 @@ is by any margin at all, and the change is the mean over images of the copy's sc
 {unseen_lines}
 
 ## What was tried around it
-Constants fixed at those of the shipped model ({constants}), so these are not nested.
+Constants fixed at those of the shipped model ({constants}),
+so these are not nested.
 
 | variant | pairs right (pooled) | HPD v2's official rule |
 |---|---|---|

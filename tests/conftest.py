@@ -8,7 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")  # a test that passed once passes again; search for more with --hypothesis-profile
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests that mean to download set their own endpoint in a subprocess
 
 ROOT = Path(__file__).parents[1]

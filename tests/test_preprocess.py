@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
@@ -26,8 +26,11 @@ def by_torchvision(pixels: torch.Tensor, antialias: bool) -> torch.Tensor:
     return tv.normalize(padded, CLIP_MEAN, CLIP_STD)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 400), st.integers(1, 400), st.booleans())
+@example(1, 400, True)
+@example(400, 1, True)
+@example(1, 224, False)
 def test_equals_the_official_steps_for_any_size(width: int, height: int, antialias: bool) -> None:
     pixels = to_pixels(picture(width, height))
     ours = preprocess(pixels[None], HPS, "antialias" if antialias else "no-antialias")[0]

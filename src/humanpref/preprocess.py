@@ -74,6 +74,8 @@ def _fit(pixels: Tensor, size: int, *, antialias: bool) -> Tensor:
     if scale == 1.0:
         return pixels
     target = (max(1, round(height * scale)), max(1, round(width * scale)))
+    # PyTorch's antialiased resize misreads a side of one pixel in some memory layouts; in this one it is right
+    pixels = pixels.clone(memory_format=torch.contiguous_format) if 1 in (height, width) else pixels
     return F.interpolate(pixels, target, mode="bicubic", align_corners=False, antialias=antialias)
 
 
