@@ -74,8 +74,11 @@ def _fit(pixels: Tensor, size: int, *, antialias: bool) -> Tensor:
     if scale == 1.0:
         return pixels
     target = (max(1, round(height * scale)), max(1, round(width * scale)))
-    # PyTorch's antialiased resize misreads a side of one pixel in some memory layouts; in this one it is right
-    pixels = pixels.clone(memory_format=torch.contiguous_format) if 1 in (height, width) else pixels
+    if target[1] == 1:  # PyTorch's antialiased resize to a width of one pixel is wrong, to a height of one it is right
+        turned = F.interpolate(
+            pixels.transpose(2, 3).contiguous(), target[::-1], mode="bicubic", align_corners=False, antialias=antialias
+        )
+        return turned.transpose(2, 3)
     return F.interpolate(pixels, target, mode="bicubic", align_corners=False, antialias=antialias)
 
 
