@@ -30,9 +30,28 @@ print(f"{sys.argv[2]:9} {count} pairs  {seconds:5.1f} s  peak {peak:.0f} MiB")
 
 def make(pairs: int, folder: Path) -> Iterator[Ranking]:
     rng = random.Random(0)
-    words = "a cat with two horns on the beach near an old lighthouse under stormy sky painted in oil".split()
+    words = [
+        "a",
+        "cat",
+        "with",
+        "two",
+        "horns",
+        "on",
+        "the",
+        "beach",
+        "near",
+        "an",
+        "old",
+        "lighthouse",
+        "under",
+        "stormy",
+        "sky",
+        "painted",
+        "in",
+        "oil",
+    ]
     for group in range(-(-pairs // 6)):
-        prompt = " ".join(rng.choices(words, k=17))
+        prompt = " ".join(rng.choices(words, k=19))
         images = [ImageRef(folder / f"{4 * group + i:08d}.jpg") for i in range(4)]
         for first, second in list(combinations(images, 2))[: pairs - 6 * group]:
             yield Ranking.of_pair(prompt, first, second, float(rng.random() < 0.5))

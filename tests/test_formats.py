@@ -32,7 +32,7 @@ from tests.toys import picture
 
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 names = st.text(st.sampled_from('aZ09 ._-é猫,"#[%'), min_size=1, max_size=8).filter(lambda n: n not in {".", ".."})
-soft = st.floats(0, 1).filter(lambda p: p in {0, 0.5, 1} or 1e-3 < min(p, 1 - p))
+soft = st.floats(0, 1).filter(lambda p: p in {0, 0.5, 1} or min(p, 1 - p) > 1e-3)
 
 
 @st.composite
@@ -91,10 +91,13 @@ def test_nothing_is_dropped_in_silence(tmp_path: Path, name: str, data: st.DataO
     everything = frozenset({"id", "annotator", "source", "soft", "groups", "ties"})
     rankings = data.draw(any_rankings(tmp_path, everything))
     path = tmp_path / "out"
+    refusal = None
     try:
         write_rankings(rankings, path, name)
     except DataError as error:
-        assert any(word in str(error) for word in ("cannot hold", "needs", "holds one", "must be a whole number"))
+        refusal = str(error)
+    if refusal is not None:
+        assert any(word in refusal for word in ("cannot hold", "needs", "holds one", "must be a whole number"))
         assert list(tmp_path.iterdir()) == []
     else:
         assert sorted(map(repr, read_rankings(path))) == sorted(map(repr, rankings))
