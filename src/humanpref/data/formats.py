@@ -200,7 +200,10 @@ def _find(path: Path) -> Path:
         return path
     if (path / "test.json").is_file():
         return path / "test.json"
-    known = list(islice(filter(_is_known, sorted(p for p in path.iterdir() if p.is_file())), 2))
+    from humanpref.images import SUFFIXES  # images may lie in the same folder, by the hundred thousand
+
+    files = sorted(p for p in path.iterdir() if p.suffix.lower() not in SUFFIXES and p.is_file())
+    known = list(islice(filter(_is_known, files), 2))
     if len(known) == 1:
         return known[0]
     if known:
