@@ -7,16 +7,15 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from tests.hub import FakeHub, serving
 from tests.toys import picture
 
 Done = subprocess.CompletedProcess
@@ -191,63 +190,11 @@ def test_a_closed_pipe_is_not_an_error_message(images: list[Path]) -> None:
     assert done.stderr == ""
 
 
-class FakeHub(BaseHTTPRequestHandler):
-    """The Hub's file endpoint over real HTTP: metadata headers, ranges, and a connection that can break half-way."""
-
-    content = b"0123456789" * 2_500_000  # the client writes 10 MB at a time
-    break_after: int | None = None
-    stall_after: int | None = None
-    ranges: list[str | None] = []
-
-    def do_HEAD(self) -> None:
-        self.headers_for(len(self.content), 200)
-
-    def do_GET(self) -> None:
-        asked = self.headers.get("Range")
-        type(self).ranges.append(asked)
-        start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
-        self.headers_for(len(self.content) - start, 206 if asked else 200, start)
-        body = self.content[start:]
-        if self.break_after is not None and not asked:
-            self.wfile.write(body[: self.break_after])
-            self.connection.close()
-            return
-        if self.stall_after is not None:
-            self.wfile.write(body[: self.stall_after])
-            self.wfile.flush()
-            time.sleep(4)
-            return
-        self.wfile.write(body)
-
-    def headers_for(self, length: int, status: int, start: int = 0) -> None:
-        self.send_response(status)
-        self.send_header("X-Repo-Commit", "697403c78157020a1ae59d23f111aa58ced35b0a")
-        self.send_header("ETag", '"abc"')
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(length))
-        if status == 206:
-            total = len(self.content)
-            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[tuple[type[FakeHub], dict[str, str]]]:
     handler = type("Hub", (FakeHub,), {"ranges": []})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        env = {
-            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-            "HF_HOME": str(tmp_path / "hf"),
-            "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DOWNLOAD_TIMEOUT": "5",
-        }
+    with serving(handler, tmp_path) as env:
         yield handler, env
-        server.shutdown()
 
 
 def test_download_over_http_at_the_pinned_revision(hub) -> None:

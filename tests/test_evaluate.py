@@ -108,7 +108,14 @@ def test_bad_data_is_named(two_instances, tmp_path: Path) -> None:
     [
         ("{", "not readable as JSON"),
         ("[]", "list of instances"),
-        ('[{"prompt": "p"}]', "instance 0: expected prompt, image_path and rank"),
+        (
+            '[{"prompt": "p"}]',
+            r"unknown format: its first row has prompt; .*HPD v2's test.json \(prompt, image_path, rank\)",
+        ),
+        (
+            '[{"prompt": "p", "image_path": ["a", "b"], "rank": [1, 2]}, {}]',
+            "instance 1: expected prompt, image_path and rank",
+        ),
         ('[{"prompt": "p", "image_path": "a", "rank": [1]}]', "must be lists"),
         ('[{"prompt": "p", "image_path": ["a", "b"], "rank": [1]}]', "instance 0: .*2 images but 1 ranks"),
         ('[{"prompt": "p", "image_path": ["a", "b"], "rank": [1, "x"]}]', "whole numbers"),

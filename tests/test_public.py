@@ -8,9 +8,10 @@ import humanpref
 
 def test_public_names_are_pinned() -> None:
     assert set(humanpref.__all__) == {
-        "Comparison", "DataError", "DownloadError", "EvalReport", "HumanprefError", "ImageError", "ImageRef", "Pair",
-        "Ranking", "SPECS", "ScoreError", "ScoreReport", "Scorer", "ScorerSpec", "UnknownNameError", "WeightsError",
-        "compare", "evaluate_scorers", "load_scorer", "rank", "read_rankings", "score",
+        "Comparison", "DataError", "DownloadError", "EvalReport", "HumanprefError", "ImageError", "ImageRef",
+        "MissingExtraError", "Pair", "Ranking", "SPECS", "ScoreError", "ScoreReport", "Scorer", "ScorerSpec", "UnknownNameError", "WeightsError",
+        "compare", "detect_format", "evaluate_scorers", "iter_rankings", "load_scorer", "rank", "read_rankings", "score",
+        "write_rankings",
     }  # fmt: skip
     for name in humanpref.__all__:
         assert getattr(humanpref, name) is not None

@@ -6,12 +6,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from humanpref.data.formats import read_rankings
+    from humanpref.data.formats import detect_format, iter_rankings, read_rankings, write_rankings
     from humanpref.errors import (
         DataError,
         DownloadError,
         HumanprefError,
         ImageError,
+        MissingExtraError,
         ScoreError,
         UnknownNameError,
         WeightsError,
@@ -32,6 +33,7 @@ __all__ = [
     "HumanprefError",
     "ImageError",
     "ImageRef",
+    "MissingExtraError",
     "Pair",
     "Ranking",
     "ScoreError",
@@ -41,19 +43,26 @@ __all__ = [
     "UnknownNameError",
     "WeightsError",
     "compare",
+    "detect_format",
     "evaluate_scorers",
+    "iter_rankings",
     "load_scorer",
     "rank",
     "read_rankings",
     "score",
+    "write_rankings",
 ]
 
 _HOME = {
+    "detect_format": "data.formats",
+    "iter_rankings": "data.formats",
     "read_rankings": "data.formats",
+    "write_rankings": "data.formats",
     "DataError": "errors",
     "DownloadError": "errors",
     "HumanprefError": "errors",
     "ImageError": "errors",
+    "MissingExtraError": "errors",
     "ScoreError": "errors",
     "UnknownNameError": "errors",
     "WeightsError": "errors",

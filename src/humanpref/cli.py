@@ -1,11 +1,9 @@
-"""The command line: each command is one library call. Only this module prints."""
+"""The command line: each command is one library call. Only this, cli_data.py and terminal.py print."""
 
 from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import Enum
 from io import TextIOWrapper
 from pathlib import Path
@@ -13,8 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from humanpref.errors import HumanprefError, ScoreError
+from humanpref.cli_data import data_app, download_dataset
+from humanpref.data.sources import DATASETS
+from humanpref.errors import HumanprefError, ScoreError, UnknownNameError
 from humanpref.scorers import DEFAULT_SCORER, SPECS, get_spec
+from humanpref.terminal import progress as _progress
+from humanpref.terminal import say as _say
 
 if TYPE_CHECKING:
     from humanpref.scorers import Scorer
@@ -26,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(data_app, name="data")
 
 
 class Format(str, Enum):
@@ -54,6 +57,10 @@ class PrecisionName(str, Enum):
 
 def _complete_model(incomplete: str) -> list[str]:
     return [name for name in SPECS if name.startswith(incomplete)]
+
+
+def _complete_download(incomplete: str) -> list[str]:
+    return [name for name in (*SPECS, *DATASETS) if name.startswith(incomplete)]
 
 
 ImagesArgument = Annotated[list[str], typer.Argument(metavar="IMAGE", help="Files, folders, globs or URLs.")]
@@ -129,7 +136,7 @@ def compare_command(
 
 @app.command("evaluate")
 def evaluate_command(
-    data: Annotated[Path, typer.Argument(help="HPD v2 test.json, or the folder that holds it.")],
+    data: Annotated[Path, typer.Argument(help="A file in any known format, or the folder that holds it.")],
     model: Annotated[
         list[str],
         typer.Option("--model", "-m", metavar="NAME...", help="A scorer, or several.", autocompletion=_complete_model),
@@ -177,13 +184,27 @@ def models_command(format: FormatOption = Format.table) -> None:
 @app.command("download")
 def download_command(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A scorer (see: humanpref models).", autocompletion=_complete_model)
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help=f"A scorer (see: humanpref models) or a dataset: {', '.join(DATASETS)}.",
+            autocompletion=_complete_download,
+        ),
     ],
+    out: Annotated[Path | None, typer.Option(help="Where a dataset is put (default: humanpref-data/NAME).")] = None,
 ) -> None:
-    """Fetch a scorer's published weights, resuming and verifying, and print where they are."""
+    """Fetch a scorer's published weights or a dataset, resuming and verifying, and print where they are."""
     from humanpref.scorers.weights import download
 
-    spec = get_spec(name)
+    if name in DATASETS:
+        print(download_dataset(name, out))
+        return
+    try:
+        spec = get_spec(name)
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{error}; or a dataset: {', '.join(DATASETS)}") from None
+    if out is not None:
+        raise UnknownNameError(f"--out is for datasets; the weights of {name} go to the Hub's cache (HF_HOME)")
     if spec.repo is None:
         _say(f"{name} ships with the package; there is nothing to download")
         return
@@ -232,24 +253,6 @@ def _load(
     if model != "lite" and sys.stderr.isatty():
         print(f"Loading {model} ...", file=sys.stderr)
     return load_scorer(model, weights, arch, resize=resize.value, precision=precision.value, device=device)
-
-
-@contextmanager
-def _progress(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show a bar on stderr for more than a few images, if a person is looking."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=total <= 4 or not console.is_terminal) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda: progress.advance(task)
-
-
-def _say(*lines: str) -> None:
-    for line in lines:
-        print(f"humanpref: {line}", file=sys.stderr)
 
 
 def main() -> None:

@@ -30,3 +30,7 @@ class DownloadError(HumanprefError):
 
 class ScoreError(HumanprefError):
     """A call whose images and prompts cannot be scored together, or a score that is not a number."""
+
+
+class MissingExtraError(HumanprefError):
+    """A part of the package that needs an extra which is not installed."""

@@ -39,14 +39,36 @@ class Pair:
 class Ranking:
     """One judgement of a group of images of one prompt, by one annotator or (`annotator` None) the consensus.
 
-    `ranks[i]` belongs to `images[i]`; 1 = best; equal numbers are ties. Raises `DataError` when the two differ
-    in length, hold fewer than two images, or a rank is below 1.
+    `ranks[i]` belongs to `images[i]`; 1 = best; equal numbers are ties. `first_preferred` is the soft label of a pair:
+    the probability that `images[0]` is preferred, where it is none of 1, 0 and 0.5 (which the ranks say already); its
+    ranks are those of the likelier order. `id` is the instance's name in its dataset. Raises `DataError` when images
+    and ranks differ in length, there are fewer than two, a rank is below 1, or the soft label does not fit.
     """
 
     prompt: str
     images: tuple[ImageRef, ...]
     ranks: tuple[int, ...]
     annotator: str | None = None
+    id: str | None = None
+    first_preferred: float | None = None
+
+    @classmethod
+    def of_pair(
+        cls,
+        prompt: str,
+        first: ImageRef,
+        second: ImageRef,
+        first_preferred: float,
+        *,
+        annotator: str | None = None,
+        id: str | None = None,  # noqa: A002 - the field's name
+    ) -> Ranking:
+        """Make the ranking of two images from the probability in [0, 1] that the first is preferred (0.5 = tie)."""
+        if not 0 <= first_preferred <= 1:  # NaN fails too
+            raise DataError(f"ranking of {prompt[:60]!r}: a preference must be in [0, 1], got {first_preferred}")
+        ranks = (1, 1) if first_preferred == 0.5 else (1, 2) if first_preferred > 0.5 else (2, 1)
+        soft = None if first_preferred in {0.0, 0.5, 1.0} else float(first_preferred)
+        return cls(prompt, (first, second), ranks, annotator, id, soft)
 
     def __post_init__(self) -> None:
         what = f"ranking of {self.prompt[:60]!r}"
@@ -56,12 +78,18 @@ class Ranking:
             raise DataError(f"{what}: needs at least two images, has {len(self.images)}")
         if any(isinstance(rank, bool) or not isinstance(rank, int) or rank < 1 for rank in self.ranks):
             raise DataError(f"{what}: ranks must be whole numbers from 1 (best), got {list(self.ranks)}")
+        if (soft := self.first_preferred) is not None and not (
+            len(self.ranks) == 2 and 0 < soft < 1 and (soft - 0.5) * (self.ranks[1] - self.ranks[0]) > 0
+        ):
+            raise DataError(f"{what}: a soft label of {soft} does not fit ranks {list(self.ranks)}")
 
     def pairs(self) -> Iterator[Pair]:
         """Yield every unordered pair of the group once, ties included (n * (n - 1) / 2 pairs)."""
         for i, j in combinations(range(len(self.images)), 2):
             a, b = self.ranks[i], self.ranks[j]
             preferred = 0.5 if a == b else float(a < b)
+            if self.first_preferred is not None:
+                preferred = self.first_preferred
             yield Pair(self.prompt, self.images[i], self.images[j], preferred)
 
 
