@@ -56,3 +56,38 @@ def load_tiny(tiny_checkpoint: Path) -> Callable[..., object]:
         )
 
     return load
+
+
+@pytest.fixture(scope="session")
+def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights as the official file holds them: flat, in PyTorch's old file layout."""
+    from unittest.mock import patch
+
+    import torch
+    from torch_fidelity import feature_extractor_inceptionv3 as module
+
+    from humanpref.evaluation.inception import INCEPTION_FILE
+
+    class Unloaded(module.FeatureExtractorInceptionV3):  # its own constructor always loads a file
+        def load_state_dict(self, *_: object) -> None:
+            pass
+
+    with patch.object(module, "load_state_dict_from_url", lambda *_, **__: {}):
+        network = Unloaded("inception-v3-compat", ["2048"])
+    generator = torch.Generator().manual_seed(0)
+    state = network.state_dict()
+    for value in state.values():
+        if value.ndim == 4:  # keeps the spread of what goes through, so that features differ as they do in use
+            value.normal_(0, (2 / value[0].numel()) ** 0.5, generator=generator)
+    state["fc.weight"].normal_(0, 0.05, generator=generator)
+    path = tmp_path_factory.mktemp("inception") / INCEPTION_FILE
+    torch.save(dict(state), path, _use_new_zipfile_serialization=False)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def score_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the test's cache of scores is: never the user's own. Processes it starts inherit it."""
+    path = tmp_path_factory.mktemp("cache") / "scores.sqlite"
+    monkeypatch.setenv("HUMANPREF_CACHE", str(path))
+    return path

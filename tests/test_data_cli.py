@@ -96,7 +96,7 @@ def test_pairs_are_printed_and_can_be_read_back(call: Call, data: Path, tmp_path
     rows = list(csv.DictReader(StringIO(out)))
     assert len(rows) == 18
     assert rows[0] == {"prompt": "prompt 0", "image_a": "g0-0.png", "image_b": "g0-1.png", "label": "a",
-                       "annotator": "", "source_a": "sd", "source_b": "dalle", "id": ""}  # fmt: skip
+                       "annotator": "", "source_a": "sd", "source_b": "dalle", "id": "", "prompt_source": "", "style": ""}  # fmt: skip
     assert [row["label"] for row in rows if row["annotator"] == "ben"] == ["a", "a", "tie"] * 2
     status, out, _ = call("data", "pairs", data, "--format", "jsonl")
     assert [json.loads(line)["label"] for line in out.splitlines()[:3]] == ["a", "a", "a"]

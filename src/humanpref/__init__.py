@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         UnknownNameError,
         WeightsError,
     )
-    from humanpref.evaluate import evaluate_scorers
+    from humanpref.evaluation.evaluate import evaluate_scorers
     from humanpref.ranking import compare, rank, score
     from humanpref.records import Comparison, EvalReport, ImageRef, Pair, Ranking, ScoreReport
     from humanpref.scorers import SPECS, Scorer, ScorerSpec, load_scorer
@@ -66,7 +66,7 @@ _HOME = {
     "ScoreError": "errors",
     "UnknownNameError": "errors",
     "WeightsError": "errors",
-    "evaluate_scorers": "evaluate",
+    "evaluate_scorers": "evaluation.evaluate",
     "compare": "ranking",
     "rank": "ranking",
     "score": "ranking",

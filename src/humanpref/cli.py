@@ -1,25 +1,36 @@
-"""The command line: each command is one library call. Only this, cli_data.py and terminal.py print."""
+"""The command line: each command is one library call. Only this, cli_*.py and terminal.py print."""
 
 from __future__ import annotations
 
 import sys
 import warnings
-from enum import Enum
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from humanpref.cli_cache import cache_app
 from humanpref.cli_data import data_app, download_dataset
+from humanpref.cli_evaluate import evaluate_command
+from humanpref.cli_options import (
+    ArchOption,
+    DeviceOption,
+    Format,
+    FormatOption,
+    ModelOption,
+    PrecisionName,
+    PrecisionOption,
+    Resize,
+    ResizeOption,
+    WeightsOption,
+    load,
+)
 from humanpref.data.sources import DATASETS
 from humanpref.errors import HumanprefError, ScoreError, UnknownNameError
 from humanpref.scorers import DEFAULT_SCORER, SPECS, get_spec
 from humanpref.terminal import progress as _progress
 from humanpref.terminal import say as _say
-
-if TYPE_CHECKING:
-    from humanpref.scorers import Scorer
 
 app = typer.Typer(
     name="humanpref",
@@ -29,34 +40,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
-
-
-class Format(str, Enum):
-    """How results are printed."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
-
-
-class Resize(str, Enum):
-    """Whether the bicubic resize filters before it shrinks."""
-
-    antialias = "antialias"
-    no_antialias = "no-antialias"
-
-
-class PrecisionName(str, Enum):
-    """The number format of the matrix products."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
-def _complete_model(incomplete: str) -> list[str]:
-    return [name for name in SPECS if name.startswith(incomplete)]
+app.add_typer(cache_app, name="cache")
+app.command("evaluate")(evaluate_command)
 
 
 def _complete_download(incomplete: str) -> list[str]:
@@ -65,15 +50,6 @@ def _complete_download(incomplete: str) -> list[str]:
 
 ImagesArgument = Annotated[list[str], typer.Argument(metavar="IMAGE", help="Files, folders, globs or URLs.")]
 PromptOption = Annotated[str, typer.Option("--prompt", "-p", help="The text the images were made for.")]
-ModelOption = Annotated[
-    str, typer.Option("--model", "-m", help="A scorer (see: humanpref models).", autocompletion=_complete_model)
-]
-WeightsOption = Annotated[Path | None, typer.Option(help="A checkpoint file, instead of the published one.")]
-ArchOption = Annotated[str | None, typer.Option(help="open_clip architecture name or JSON config, for other sizes.")]
-ResizeOption = Annotated[Resize, typer.Option(help="antialias: torchvision >= 0.17; no-antialias: as before it.")]
-PrecisionOption = Annotated[PrecisionName, typer.Option(help="Number format of the matrix products.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-FormatOption = Annotated[Format, typer.Option(help="table for people, json or csv for programs.")]
 AllowUrlOption = Annotated[bool, typer.Option("--allow-url", help="Fetch images given as http(s) URLs.")]
 
 
@@ -96,7 +72,7 @@ def score_command(
     from humanpref.ranking import score
 
     sources = expand_sources(images, allow_url=allow_url)
-    scorer = _load(model, weights, arch, resize, precision, device)
+    scorer = load(model, weights, arch, resize, precision, device)
     with _progress("Scoring", len(sources)) as advance:
         report = score(sources, prompt, scorer, on_image=advance)
     _say(*report.notes)
@@ -127,50 +103,11 @@ def compare_command(
     sources = expand_sources(images, allow_url=allow_url)
     if len(sources) < 2:
         raise ScoreError(f"a comparison needs at least two images, got {len(sources)}")
-    scorer = _load(model, weights, arch, resize, precision, device)
+    scorer = load(model, weights, arch, resize, precision, device)
     with _progress("Scoring", len(sources)) as advance:
         comparison = compare(sources, prompt, scorer, on_image=advance)
     _say(*comparison.notes)
     print(output.RENDER_COMPARISON[format.value](comparison))
-
-
-@app.command("evaluate")
-def evaluate_command(
-    data: Annotated[Path, typer.Argument(help="A file in any known format, or the folder that holds it.")],
-    model: Annotated[
-        list[str],
-        typer.Option("--model", "-m", metavar="NAME...", help="A scorer, or several.", autocompletion=_complete_model),
-    ],
-    more_models: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
-    image_root: Annotated[Path | None, typer.Option(help="Where the images are, if not beside the data.")] = None,
-    weights: WeightsOption = None,
-    arch: ArchOption = None,
-    resize: ResizeOption = Resize.antialias,
-    precision: PrecisionOption = PrecisionName.auto,
-    device: DeviceOption = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap behind the intervals.")] = 0,
-    format: FormatOption = Format.table,
-) -> None:
-    """Measure how well scorers agree with human rankings, next to how well people do."""
-    from humanpref import output
-    from humanpref.data.formats import read_rankings
-    from humanpref.evaluate import evaluate_scorers
-    from humanpref.scorers.weights import locate
-
-    names = [name for word in [*model, *(more_models or [])] for name in word.split(",")]
-    for name in names:
-        get_spec(name)
-    if weights is not None and len(names) != 1:
-        raise ScoreError("--weights belongs to one scorer; evaluate it with a single --model")
-    for name in names:  # what is missing is said now, not after hours of scoring with the others
-        if (spec := get_spec(name)).repo is not None:
-            locate(spec, weights)
-    rankings = read_rankings(data, image_root)
-    scorers = (_load(name, weights, arch, resize, precision, device) for name in names)  # one in memory at a time
-    images = sum(len(ranking.images) for ranking in rankings if ranking.annotator is None)
-    with _progress("Scoring", images * len(names)) as advance:
-        report = evaluate_scorers(rankings, scorers, data=str(data), seed=seed, on_image=advance)
-    print(output.RENDER_EVALUATION[format.value](report))
 
 
 @app.command("models")
@@ -194,7 +131,7 @@ def download_command(
     out: Annotated[Path | None, typer.Option(help="Where a dataset is put (default: humanpref-data/NAME).")] = None,
 ) -> None:
     """Fetch a scorer's published weights or a dataset, resuming and verifying, and print where they are."""
-    from humanpref.scorers.weights import download
+    from humanpref.scorers.weights import locate_all
 
     if name in DATASETS:
         print(download_dataset(name, out))
@@ -205,10 +142,10 @@ def download_command(
         raise UnknownNameError(f"{error}; or a dataset: {', '.join(DATASETS)}") from None
     if out is not None:
         raise UnknownNameError(f"--out is for datasets; the weights of {name} go to the Hub's cache (HF_HOME)")
-    if spec.repo is None:
+    if spec.ships:
         _say(f"{name} ships with the package; there is nothing to download")
         return
-    print(download(spec))
+    print(*locate_all(spec, None), sep="\n")
 
 
 @app.command("demo")
@@ -243,16 +180,6 @@ def _root(
         print(__version__)
         raise typer.Exit
     assert context is not None
-
-
-def _load(
-    model: str, weights: Path | None, arch: str | None, resize: Resize, precision: PrecisionName, device: str
-) -> Scorer:
-    from humanpref.scorers import load_scorer
-
-    if model != "lite" and sys.stderr.isatty():
-        print(f"Loading {model} ...", file=sys.stderr)
-    return load_scorer(model, weights, arch, resize=resize.value, precision=precision.value, device=device)
 
 
 def main() -> None:

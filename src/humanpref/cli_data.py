@@ -43,6 +43,8 @@ class Droppable(str, Enum):
     annotator = "annotator"
     source = "source"
     soft = "soft"
+    prompt_source = "prompt_source"
+    style = "style"
 
 
 DataArgument = Annotated[Path, typer.Argument(help="A file in any known format, or the folder that holds it.")]
@@ -71,9 +73,7 @@ def convert_command(
     image_root: ImageRootOption = None,
     copy_images: Annotated[bool, typer.Option("--copy-images", help="Copy the images to a folder beside B.")] = False,
     pairs: Annotated[bool, typer.Option("--pairs", help="Write each pair of a group on its own.")] = False,
-    drop: Annotated[
-        list[Droppable] | None, typer.Option(help="Leave out what the format cannot hold: id, annotator, source, soft.")
-    ] = None,
+    drop: Annotated[list[Droppable] | None, typer.Option(help="Leave out what the format cannot hold.")] = None,
 ) -> None:
     """Write data in another format. What that format cannot hold is refused, or left out with --drop."""
     from humanpref.data.convert import convert_data

@@ -32,5 +32,9 @@ class ScoreError(HumanprefError):
     """A call whose images and prompts cannot be scored together, or a score that is not a number."""
 
 
+class CacheError(HumanprefError):
+    """A score cache that cannot be used: damaged, of another version, or no score cache at all."""
+
+
 class MissingExtraError(HumanprefError):
     """A part of the package that needs an extra which is not installed."""

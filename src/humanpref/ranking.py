@@ -85,17 +85,20 @@ def compare(
 ) -> Comparison:
     """Put images of one prompt head to head -> `Comparison`: P(i preferred to j) for every two of them.
 
-    Raises `ImageError` naming the images that cannot be read or `ScoreError` for fewer than two images.
+    Raises `ImageError` naming the images that cannot be read, or `ScoreError` for fewer than two images and for a
+    scorer that gives no probabilities.
     """
     images = as_images(images)
     if len(images) < 2:
         raise ScoreError(f"a comparison needs at least two images, got {len(images)}")
     scorer = load_scorer(model) if isinstance(model, str) else model
+    if (logit_scale := scorer.logit_scale) is None:
+        raise ScoreError(f"{scorer.spec.name} gives scores but no probabilities to compare by; rank with score instead")
     report = score(images, prompt, scorer, on_image=on_image)
     if report.failures:
         raise ImageError("; ".join(failure.error for failure in report.failures))
     scores = [result.score for result in report.results]
-    matrix = metrics.pairwise_probabilities(scores, scorer.logit_scale)
+    matrix = metrics.pairwise_probabilities(scores, logit_scale)
     return Comparison(
         model=report.model,
         prompt=prompt,
@@ -114,5 +117,6 @@ def _notes(scorer: Scorer, prompt: str) -> tuple[str, ...]:
     elif not prompt.strip():
         notes.append("the prompt is empty: the scores say only how the pictures fit no words at all")
     if scorer.truncated(prompt):
-        notes.append("the prompt is longer than 77 tokens: only its first 77 were read")
+        n = scorer.spec.tokens
+        notes.append(f"the prompt is longer than {n} tokens: only its first {n} were read")
     return tuple(notes)

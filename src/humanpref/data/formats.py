@@ -27,11 +27,12 @@ LAYOUTS = (
     pickapic.LAYOUT,
     pairs.LAYOUT,
 )
-DROPPABLE = ("id", "annotator", "source", "soft")
+DROPPABLE = ("id", "annotator", "source", "soft", "prompt_source", "style")
 """What of a ranking may be left out, on request, where a format cannot hold it."""
 
 _NAMED = {"id": "ids", "annotator": "annotators", "source": "the sources of images", "soft": "soft labels",
-          "groups": "groups of more than two images", "ties": "ties"}  # fmt: skip
+          "prompt_source": "the sources of prompts", "style": "styles", "groups": "groups of more than two images",
+          "ties": "ties"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,8 @@ def write_rankings(
     """Write rankings in a format, whole or not at all -> the number of rankings.
 
     Images are named below `image_root`, by default the file's own folder. What a format cannot hold is refused with a
-    `DataError` that says so; `drop` leaves out "id", "annotator", "source" or "soft" (labels, rounded) on purpose.
+    `DataError` that says so; `drop` leaves out "id", "annotator", "source", "prompt_source", "style" or "soft" (labels,
+    rounded) on purpose.
     """
     path, chosen = Path(path).expanduser(), get_format(format)
     if unknown := set(drop) - set(DROPPABLE):
@@ -175,6 +177,8 @@ def _features(ranking: Ranking) -> set[str]:
         "annotator": ranking.annotator is not None,
         "source": any(image.source is not None for image in ranking.images),
         "soft": ranking.first_preferred is not None,
+        "prompt_source": ranking.prompt_source is not None,
+        "style": ranking.style is not None,
         "groups": len(ranking.images) > 2,
         "ties": len(set(ranking.ranks)) < len(ranking.ranks),
     }
@@ -190,6 +194,8 @@ def _without(ranking: Ranking, drop: Collection[str]) -> Ranking:
         annotator=None if "annotator" in drop else ranking.annotator,
         id=None if "id" in drop else ranking.id,
         first_preferred=None if "soft" in drop else ranking.first_preferred,
+        prompt_source=None if "prompt_source" in drop else ranking.prompt_source,
+        style=None if "style" in drop else ranking.style,
     )
 
 

@@ -22,7 +22,7 @@ class Layout:
     """One foreign layout. Its functions raise `DataError` without saying where; the caller knows the row.
 
     `holds` lists what it can keep of a ranking besides prompt, images and ranks: "id", "annotator", "source" (of an
-    image), "soft" (labels), "groups" (of more than two images), "ties".
+    image), "soft" (labels), "prompt_source", "style", "groups" (of more than two images), "ties".
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Our own format: one `Ranking` a row, nothing lost, as JSON Lines or Parquet.
 
-{"prompt", "images": [{"path", "source"}], "ranks", "annotator", "id", "first_preferred"}; paths below the image folder,
-fields that are not known left out. In place of {"path": p} a plain p will do.
+{"prompt", "images": [{"path", "source"}], "ranks", "annotator", "id", "first_preferred", "prompt_source", "style"};
+paths below the image folder, fields that are not known left out. In place of {"path": p} a plain p will do.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from humanpref.data.folder import ImageFolder
 from humanpref.data.layout import Layout, Row, optional_text, share, text, two_lists
 from humanpref.errors import DataError
 from humanpref.records import ImageRef, Ranking
+
+OPTIONAL = ("annotator", "id", "first_preferred", "prompt_source", "style")
 
 
 def _read(row: Row, folder: ImageFolder) -> Iterator[Ranking]:
@@ -26,6 +28,8 @@ def _read(row: Row, folder: ImageFolder) -> Iterator[Ranking]:
         optional_text(row, "annotator"),
         optional_text(row, "id"),
         None if soft is None else share(soft, "first_preferred"),
+        optional_text(row, "prompt_source"),
+        optional_text(row, "style"),
     )
 
 
@@ -43,7 +47,7 @@ def _write(rankings: Iterable[Ranking], folder: ImageFolder) -> Iterator[dict[st
             {"path": folder.name(image), **({} if image.source is None else {"source": image.source})}
             for image in r.images
         ]
-        known = {"annotator": r.annotator, "id": r.id, "first_preferred": r.first_preferred}
+        known = {name: getattr(r, name) for name in OPTIONAL}
         row = {"prompt": r.prompt, "images": images, "ranks": list(r.ranks)}
         yield {**row, **{key: value for key, value in known.items() if value is not None}}
 
@@ -52,9 +56,9 @@ LAYOUT = Layout(
     name="rankings",
     title="humanpref's own rankings",
     fields=("prompt", "images", "ranks"),
-    optional=("annotator", "id", "first_preferred"),
+    optional=OPTIONAL,
     containers=("jsonl", "parquet", "json"),
-    holds=frozenset({"id", "annotator", "source", "soft", "groups", "ties"}),
+    holds=frozenset({"id", "annotator", "source", "soft", "groups", "ties", "prompt_source", "style"}),
     read=_read,
     write=_write,
     columns={
@@ -64,5 +68,7 @@ LAYOUT = Layout(
         "annotator": "string",
         "id": "string",
         "first_preferred": "float",
+        "prompt_source": "string",
+        "style": "string",
     },
 )

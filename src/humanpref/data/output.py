@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from humanpref.data.stats import DataStats
 from humanpref.data.validate import Validation
+from humanpref.tables import to_json
 
 SHOWN = 5
 """How many cases of each problem the table lists; the JSON lists all."""
@@ -16,7 +15,7 @@ SHOWN = 5
 
 def validation_json(found: Validation) -> str:
     """The record as it is, every case listed."""
-    return _json(asdict(found))
+    return to_json(asdict(found))
 
 
 def validation_table(found: Validation) -> str:
@@ -35,7 +34,7 @@ def validation_table(found: Validation) -> str:
 
 def stats_json(stats: DataStats) -> str:
     """The record as it is."""
-    return _json(asdict(stats))
+    return to_json(asdict(stats))
 
 
 def stats_table(stats: DataStats) -> str:
@@ -64,7 +63,3 @@ def _counts(pairs: Sequence[tuple[str, int]], unit: str) -> str:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"agree on {100 * value:.1f} % of pairs"
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)

@@ -1,12 +1,14 @@
 """Plain pairs, one a row, in CSV or JSON Lines.
 
-Columns: prompt, image_a, image_b, label; and, where known, annotator, source_a, source_b (the generators), id. `label`
-is `a`, `b` or `tie`, or the probability in [0, 1] that a is preferred. An empty cell is a field that is not known.
+Columns: prompt, image_a, image_b, label; and, where known, annotator, source_a, source_b (the generators), id,
+prompt_source, style. `label` is `a`, `b` or `tie`, or the probability in [0, 1] that a is preferred. An empty cell is a
+field that is not known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -16,7 +18,7 @@ from humanpref.errors import DataError
 from humanpref.records import Ranking
 
 FIELDS = ("prompt", "image_a", "image_b", "label")
-OPTIONAL = ("annotator", "source_a", "source_b", "id")
+OPTIONAL = ("annotator", "source_a", "source_b", "id", "prompt_source", "style")
 _SHARES = {"a": 1.0, "b": 0.0, "tie": 0.5}
 _LABELS = {share: label for label, share in _SHARES.items()}
 
@@ -29,17 +31,16 @@ def explode(ranking: Ranking) -> Iterator[Ranking]:
     for i, j in combinations(range(len(ranking.images)), 2):
         a, b = ranking.ranks[i], ranking.ranks[j]
         share = 0.5 if a == b else float(a < b)
-        yield Ranking.of_pair(
-            ranking.prompt, ranking.images[i], ranking.images[j], share, annotator=ranking.annotator, id=ranking.id
-        )
+        pair = Ranking.of_pair(ranking.prompt, ranking.images[i], ranking.images[j], share)
+        yield replace(ranking, images=pair.images, ranks=pair.ranks)
 
 
 def _read(row: Row, folder: ImageFolder) -> Iterator[Ranking]:
     first = folder.ref(row["image_a"], optional_text(row, "source_a"))
     second = folder.ref(row["image_b"], optional_text(row, "source_b"))
     prompt = "" if row["prompt"] is None else text(row, "prompt")  # an empty CSV cell
-    who, name = optional_text(row, "annotator"), optional_text(row, "id")
-    yield Ranking.of_pair(prompt, first, second, _share(row["label"]), annotator=who, id=name)
+    known = {name: optional_text(row, name) for name in ("annotator", "id", "prompt_source", "style")}
+    yield Ranking.of_pair(prompt, first, second, _share(row["label"]), **known)
 
 
 def _share(label: object) -> float:
@@ -55,8 +56,10 @@ def _share(label: object) -> float:
 
 def _write(rankings: Iterable[Ranking], folder: ImageFolder) -> Iterator[dict[str, Any]]:
     for r in rankings:
-        if "" in {r.annotator, r.id, *(image.source for image in r.images)}:
-            raise DataError(f"ranking of {r.prompt[:60]!r}: this format cannot hold an empty annotator, id or source")
+        if "" in {r.annotator, r.id, r.prompt_source, r.style, *(image.source for image in r.images)}:
+            raise DataError(
+                f"ranking of {r.prompt[:60]!r}: this format cannot hold an empty annotator, id, source or style"
+            )
         share, (first, second) = preferred(r), r.images
         row = {
             "prompt": r.prompt,
@@ -67,6 +70,8 @@ def _write(rankings: Iterable[Ranking], folder: ImageFolder) -> Iterator[dict[st
             "source_a": first.source,
             "source_b": second.source,
             "id": r.id,
+            "prompt_source": r.prompt_source,
+            "style": r.style,
         }
         yield {key: value for key, value in row.items() if value is not None}
 
@@ -77,7 +82,7 @@ LAYOUT = Layout(
     fields=FIELDS,
     optional=OPTIONAL,
     containers=("csv", "jsonl", "json"),
-    holds=frozenset({"id", "annotator", "source", "soft", "ties"}),
+    holds=frozenset({"id", "annotator", "source", "soft", "ties", "prompt_source", "style"}),
     read=_read,
     write=_write,
     columns=dict.fromkeys((*FIELDS, *OPTIONAL), "string"),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
+from humanpref.metrics import annotator_agreement
 from humanpref.records import Ranking
 
 UNKNOWN = "unknown"
@@ -41,22 +41,6 @@ class DataStats:
     sources: dict[str, int]
     between_annotators: float | None
     with_others: float | None
-
-
-@dataclass
-class _Agreement:
-    right: int = 0
-    untied: int = 0
-
-    def add(self, ours: np.ndarray, theirs: np.ndarray) -> None:
-        i, j = np.triu_indices(len(ours), k=1)
-        product = np.sign(ours[i] - ours[j]) * np.sign(theirs[i] - theirs[j])
-        self.right += int((product > 0).sum())
-        self.untied += int((product != 0).sum())
-
-    @property
-    def share(self) -> float | None:
-        return self.right / self.untied if self.untied else None
 
 
 @dataclass
@@ -129,14 +113,7 @@ def data_stats(
 
 
 def _agreement(groups: Iterable[_Group]) -> tuple[float | None, float | None]:
-    between, others = _Agreement(), _Agreement()
-    for group in groups:
-        people = group.annotations
-        if len(people) < 2 or len({len(ranks) for ranks in people}) != 1:
-            continue
-        for one, other in combinations(people, 2):
-            between.add(one, other)
-        total = np.sum(people, axis=0)
-        for one in people:
-            others.add(one, (total - one) / (len(people) - 1))
-    return between.share, others.share
+    several = (g.annotations for g in groups if len(g.annotations) >= 2)
+    parts = [annotator_agreement(np.asarray(ranks)) for ranks in several]
+    with_others, others, between, untied = np.sum(parts, axis=0) if parts else (0.0, 0, 0.0, 0)
+    return (float(between / untied) if untied else None), (float(with_others / others) if others else None)

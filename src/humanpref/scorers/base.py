@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from humanpref.errors import ImageError, ScoreError
 from humanpref.records import ImageRef
@@ -28,10 +28,26 @@ Prepared = TypeVar("Prepared")
 
 
 @dataclass(frozen=True)
+class Companion:
+    """A second published file that a scorer needs. `beside`: its names when it is looked for beside --weights."""
+
+    what: str
+    repo: str
+    file: str
+    beside: tuple[str, ...]
+    revision: str | None = None
+    sha256: str | None = None
+    bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class ScorerSpec:
     """One row of the scorer table. `published` maps a test set to the accuracy its authors report, in [0, 1].
 
-    `preprocess` names a row of `humanpref.preprocess.PREPROCESS`; `sha256` is None where none is known.
+    `family` is the kind of code that loads it, `layout` a row of `humanpref.scorers.keys.LAYOUTS`, `preprocess` one of
+    `humanpref.preprocess.PREPROCESS`, `tokens` how many of the prompt's tokens are read (with start and end marks).
+    `page` is where a person finds the file; `sha256` and `revision` are None where none is known.
+    `trained_on` is the test set it was trained on a part of, if any.
     """
 
     name: str
@@ -46,7 +62,18 @@ class ScorerSpec:
     bytes: int | None = None
     preprocess: str | None = None
     scale: str = ""
+    family: Literal["clip", "aesthetic", "imagereward", "lite"] = "clip"
+    layout: str = "open_clip"
+    tokens: int = 77
+    page: str | None = None
+    companions: tuple[Companion, ...] = ()
+    trained_on: str | None = None
     published: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def ships(self) -> bool:
+        """Whether the weights come with the package."""
+        return self.repo is None and self.page is None
 
 
 @runtime_checkable
@@ -59,8 +86,16 @@ class Scorer(Protocol):
         ...
 
     @property
-    def logit_scale(self) -> float:
-        """P(a preferred to b | prompt) = sigmoid(logit_scale * (score_a - score_b))."""
+    def logit_scale(self) -> float | None:
+        """P(a preferred to b | prompt) = sigmoid(logit_scale * (score_a - score_b)); None: it says no probability."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """Canonical text of all that a score depends on besides image and prompt; equal text, equal scores.
+
+        The first use may read the whole weights file.
+        """
         ...
 
     def score(self, images: Images, prompts: Prompts) -> Tensor:
@@ -90,9 +125,24 @@ class BatchScorer(ABC, Generic[Prepared]):
         return self._spec
 
     @property
+    def identity(self) -> str:
+        """Canonical text of all that a score depends on besides image and prompt; equal text, equal scores.
+
+        The first use may read the whole weights file. Raises `WeightsError` if that has changed since it was loaded.
+        """
+        from humanpref import __version__
+
+        parts = {"scorer": self._spec.name, **self._settings(), "humanpref": __version__}
+        return " ".join(f"{key}={value}" for key, value in parts.items())
+
     @abstractmethod
-    def logit_scale(self) -> float:
-        """P(a preferred to b | prompt) = sigmoid(logit_scale * (score_a - score_b))."""
+    def _settings(self) -> Mapping[str, str]:
+        """What `identity` is made of, in a fixed order: weights (their SHA-256), arch, preprocess, precision ..."""
+
+    @property
+    @abstractmethod
+    def logit_scale(self) -> float | None:
+        """P(a preferred to b | prompt) = sigmoid(logit_scale * (score_a - score_b)); None: it says no probability."""
 
     @abstractmethod
     def truncated(self, prompt: str) -> bool:
@@ -130,12 +180,7 @@ class BatchScorer(ABC, Generic[Prepared]):
         sources = as_images(images)
         if any(isinstance(image, torch.Tensor) and image.requires_grad for image in sources):
             raise ScoreError("gradients flow through one tensor (n, 3, H, W), not through a list: use torch.stack")
-        scores = []
-        for score in self.score_each(sources, prompts):
-            if isinstance(score, ImageError):
-                raise score
-            scores.append(score)
-        return torch.tensor(scores, dtype=torch.float32)
+        return collect(self.score_each(sources, prompts))
 
     def score_each(self, images: Sequence[ImageSource | Tensor], prompts: Prompts) -> Iterator[float | ImageError]:
         """Yield a score, or the error of an image that cannot be read, per image, in order, as they are done.
@@ -158,6 +203,18 @@ class BatchScorer(ABC, Generic[Prepared]):
             return self._prepare(image)
         except ImageError as error:
             return error
+
+
+def collect(outcomes: Iterable[float | ImageError]) -> Tensor:
+    """Gather what `score_each` yields -> float32 tensor (n,). Raises the first `ImageError` among it."""
+    import torch
+
+    scores = []
+    for outcome in outcomes:
+        if isinstance(outcome, ImageError):
+            raise outcome
+        scores.append(outcome)
+    return torch.tensor(scores, dtype=torch.float32)
 
 
 def as_images(images: Images) -> list[ImageSource | Tensor]:

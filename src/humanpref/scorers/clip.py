@@ -2,62 +2,77 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
+import unicodedata
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from humanpref.errors import UnknownNameError, WeightsError
-from humanpref.images import ImageSource, open_image
-from humanpref.preprocess import PREPROCESS, Resize, check_pixels, preprocess, to_pixels
+from humanpref.preprocess import Resize
+from humanpref.scorers import keys
 from humanpref.scorers import weights as weight_files
 from humanpref.scorers.attention import use_fused_self_attention
-from humanpref.scorers.base import BatchScorer, ScorerSpec
+from humanpref.scorers.base import ScorerSpec
+from humanpref.scorers.network import (
+    DTYPES,
+    NetworkScorer,
+    convert_matrices,
+    convert_rest,
+    fp32_keys,
+    resolve_device,
+    resolve_precision,
+)
 
 if TYPE_CHECKING:
     from humanpref.scorers import Precision
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Tokenizer: TypeAlias = Callable[[list[str]], Tensor]
+
 TEXT_CACHE_SIZE = 4096
-LARGE_CHECKPOINT = 200_000_000  # bytes; smaller networks are fast enough in fp32
+
+FACTORS: Mapping[str, float | None] = MappingProxyType(
+    {"cosine": 1.0, "100 x cosine": 100.0, "logit scale x cosine": None}
+)
+"""What the cosine is multiplied by on each published scale; None: the checkpoint's own logit scale."""
 
 
-class ClipScorer(BatchScorer[Tensor]):
-    """Cosine of CLIP embeddings (HPS v2: arXiv 2306.09341 section 4; official `hpsv2/img_score.py`).
+class ClipScorer(NetworkScorer):
+    """Cosine of CLIP embeddings, times the factor of the row's scale.
 
-    Differentiable with respect to pixels. The weights are frozen.
+    HPS v2: arXiv 2306.09341 section 4, official `hpsv2/img_score.py`. HPS v1: `evaluate_hps.py` of tgxs002/align_sd.
+    PickScore: the card of yuvalkirstain/PickScore_v1. Differentiable with respect to pixels. The weights are frozen.
     """
 
     def __init__(
         self,
         spec: ScorerSpec,
         model: nn.Module,
-        tokenizer: Callable[[list[str]], Tensor],
+        tokenizer: Tokenizer,
         *,
         resize: Resize,
         precision: str,
         device: torch.device,
+        origin: weight_files.Origin | None = None,
     ) -> None:
-        super().__init__(spec)
-        assert spec.preprocess is not None
+        super().__init__(
+            spec, image_size=image_size(model), resize=resize, precision=precision, device=device, origin=origin
+        )
         self.model = model.requires_grad_(False).eval()
         self.tokenizer = tokenizer
-        self.resize: Resize = resize
-        self.precision = precision
-        self.device = device
-        self.batch_size = 8 if device.type == "cpu" else 64
-        self._preprocess = replace(PREPROCESS[spec.preprocess], size=image_size(model))
         self._text_lock = threading.Lock()
         self._text_cache: OrderedDict[str, Tensor] = OrderedDict()
+        factor = FACTORS.get(spec.scale, 1.0)
+        self._factor = self._temperature() if factor is None else factor
 
     @classmethod
     def load(
@@ -73,25 +88,26 @@ class ClipScorer(BatchScorer[Tensor]):
         """Build the network without initialising it and put the checkpoint's tensors in; see `load_scorer`."""
         place = resolve_device(device)
         path = weight_files.locate(spec, weights)
-        resolved = resolve_precision(precision, place, path.stat().st_size)
         name = str(arch or spec.arch)
-        dtype = DTYPES[resolved]
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            # reading and converting release the interpreter; open_clip's import, which takes seconds, goes on meanwhile
-            reading = pool.submit(lambda: convert_matrices(weight_files.read_state_dict(path), dtype, place))
-            model, tokenizer = build(architecture(name))
-            tensors = reading.result()
-        weight_files.check_fit(tensors, model.state_dict(), path, name)
-        model.load_state_dict(convert_rest(tensors, fp32_keys(model), dtype, place), assign=True)
-        _materialise_masks(model, place)
-        if resolved != "fp32":
-            _keep_residual_stream_fp32(model)
-        return cls(spec, model, tokenizer, resize=resize, precision=resolved, device=place)
+        checksum = weight_files.fingerprint(path, spec.sha256 if weights is None else None)
+        model, tokenizer, resolved = read_network(path, name, spec.layout, spec.name, precision, place)
+        if spec.layout == "transformers-clip":
+            tokenizer.clean_fn = transformers_clean  # type: ignore[attr-defined]  # SimpleTokenizer's own attribute
+        origin = weight_files.Origin(architecture_name(name), (checksum,))
+        return cls(spec, model, tokenizer, resize=resize, precision=resolved, device=place, origin=origin)
 
     @property
-    def logit_scale(self) -> float:
-        """exp of the checkpoint's own logit scale, clamped to at most 100 as in training."""
-        return float(self.model.logit_scale.float().exp().clamp(max=100.0).reshape(()))  # type: ignore[operator]
+    def logit_scale(self) -> float | None:
+        """exp of the checkpoint's own logit scale, clamped to at most 100 as in training, for the published scale.
+
+        1 where the score is multiplied by it already.
+        """
+        if FACTORS.get(self.spec.scale, 1.0) is None:
+            return 1.0
+        return min(self._temperature(), 100.0) / self._factor
+
+    def _temperature(self) -> float:
+        return float(self.model.logit_scale.float().exp().reshape(()))  # type: ignore[operator]
 
     def truncated(self, prompt: str) -> bool:
         """Tell whether the prompt has more tokens than the text tower reads (77 with the start and end marks)."""
@@ -130,65 +146,50 @@ class ClipScorer(BatchScorer[Tensor]):
 
         In fp32 the caller's autocast, if any, applies.
         """
-        with nullcontext() if self.precision == "fp32" else self._own_precision():
+        with self._image_precision():
             encoded = self.model.encode_image(inputs)  # type: ignore[operator]
         return F.normalize(encoded.float(), dim=-1)
 
-    def _prepare(self, image: ImageSource | Tensor) -> Tensor:
-        pixels = (image if isinstance(image, Tensor) else to_pixels(open_image(image)))[None]
-        if isinstance(image, Tensor):
-            check_pixels(pixels)
-        with torch.no_grad():
-            return preprocess(pixels, self._preprocess, self.resize)[0]
-
-    def _score_prepared(self, batch: Sequence[Tensor], prompts: Sequence[str]) -> Tensor:
-        with torch.no_grad(), self._own_precision():
-            return self._cosine(torch.stack(list(batch)).to(self.device), prompts).cpu()
-
-    def _score_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        return self._cosine(preprocess(pixels.to(self.device), self._preprocess, self.resize), prompts)
-
-    def _cosine(self, inputs: Tensor, prompts: Sequence[str]) -> Tensor:
+    def _judge(self, inputs: Tensor, prompts: Sequence[str]) -> Tensor:
         text = self.embed_text(prompts)
-        return (self.embed_pixels(inputs) * text).sum(dim=-1)
-
-    def _own_precision(self) -> AbstractContextManager[object]:
-        """This scorer's number format, whatever autocast the caller is in."""
-        if self.precision == "fp32":
-            return torch.autocast(self.device.type, enabled=False)
-        return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
+        return (self.embed_pixels(inputs) * text).sum(dim=-1) * self._factor
 
 
-def resolve_device(device: str) -> torch.device:
-    """Turn a device name into a device that is here: cpu, cuda or cuda:N. Raises `UnknownNameError` otherwise."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = device.partition(":")
-    if kind not in {"cpu", "cuda"} or (index and not (kind == "cuda" and index.isdecimal())):
-        raise UnknownNameError(f"no device is called {device!r}; choose from: auto, cpu, cuda, cuda:N")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UnknownNameError(f"device {device} was asked for, but no CUDA device is available here; use cpu or auto")
-    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
-        raise UnknownNameError(f"device {device} was asked for, but there are only {torch.cuda.device_count()} here")
-    return torch.device(device)
+def read_network(
+    path: Path, arch: str, layout: str | None, scorer: str, precision: str, device: torch.device
+) -> tuple[nn.Module, Tokenizer, str]:
+    """Build a CLIP and put a checkpoint's tensors in -> (network on the device, its tokenizer, the precision it has).
 
-
-def resolve_precision(precision: str, device: torch.device, checkpoint_bytes: int) -> str:
-    """Turn "auto" into a precision: fp16 on a GPU, as in the official code; on a CPU bf16 where it pays, else fp32.
-
-    It pays for large networks on CPUs that multiply bf16 in hardware; docs/precision.md has the evidence.
+    layout: a row of `keys.LAYOUTS`; None: whichever CLIP layout the file has. Raises `WeightsError`.
     """
-    if precision != "auto":
-        return precision
-    if device.type != "cpu":
-        return "fp16"
-    return "bf16" if checkpoint_bytes >= LARGE_CHECKPOINT and cpu_multiplies_bf16() else "fp32"
+    resolved = resolve_precision(precision, device, path.stat().st_size)
+    dtype = DTYPES[resolved]
+
+    def read() -> dict[str, Tensor]:
+        found = weight_files.read_state_dict(path)
+        kind = layout or ("transformers-clip" if keys.layout_of(found) == "transformers-clip" else "open_clip")
+        keys.check_layout(found, kind, path, scorer)
+        return keys.rename(convert_matrices(found, dtype, device), keys.LAYOUTS[kind].rules, path)
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        # reading and converting release the interpreter; open_clip's import, which takes seconds, goes on meanwhile
+        reading = pool.submit(read)
+        model, tokenizer = build(architecture(arch))
+        tensors = reading.result()
+    weight_files.check_fit(tensors, model.state_dict(), path, arch)
+    model.load_state_dict(convert_rest(tensors, fp32_keys(model), dtype, device), assign=True)
+    _materialise_masks(model, device)
+    if resolved != "fp32":
+        _keep_residual_stream_fp32(model)
+    return model, tokenizer, resolved
 
 
-def cpu_multiplies_bf16() -> bool:
-    """Tell whether this CPU has bf16 matrix (AMX) or dot-product (AVX-512 BF16) instructions."""
-    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
+def transformers_clean(text: str) -> str:
+    """Normalise a prompt as transformers' CLIP tokenizer does: NFC, single spaces, lower case letter by letter.
+
+    open_clip's also mends broken encodings, unescapes HTML and straightens quotation marks.
+    """
+    return "".join(letter.lower() for letter in " ".join(unicodedata.normalize("NFC", text).split()))
 
 
 def architecture(name: str) -> dict[str, Any]:
@@ -215,6 +216,13 @@ def architecture(name: str) -> dict[str, Any]:
             "or give a JSON config file"
         )
     return dict(open_clip.get_model_config(name))
+
+
+def architecture_name(name: str) -> str:
+    """The name of an architecture; of a config file, what its content comes to, wherever the file lies."""
+    if not name.endswith(".json"):
+        return name
+    return "json-" + hashlib.sha256(json.dumps(architecture(name), sort_keys=True).encode()).hexdigest()
 
 
 def build(config: dict[str, Any]) -> tuple[nn.Module, Callable[[list[str]], Tensor]]:
@@ -256,40 +264,6 @@ def image_size(model: nn.Module) -> int:
 def _computed_buffers(model: nn.Module) -> set[str]:
     """Names of the buffers that are not in the state dict."""
     return {name for name, _ in model.named_buffers()} - model.state_dict().keys()
-
-
-def fp32_keys(model: nn.Module) -> set[str]:
-    """Names of the weights that stay in fp32 whatever the precision: scalars, and all that norms own."""
-    keys = {key for key, value in model.state_dict().items() if value.ndim == 0}
-    for name, module in model.named_modules():
-        if "norm" in type(module).__name__.lower():
-            keys |= {f"{name}.{key}" for key in module.state_dict()}
-    return keys
-
-
-def convert_matrices(tensors: dict[str, Tensor], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
-    """Bring matrices, nearly all of the weights, to where and what they are used as; leave the others as they are.
-
-    One by one, so that no second copy of all ever exists, and copied out of the file, which may change afterwards.
-    """
-    return {
-        key: tensor.to(device, dtype, copy=True) if tensor.ndim >= 2 and weight_files.is_dense(tensor) else tensor
-        for key, tensor in tensors.items()
-    }
-
-
-def convert_rest(
-    tensors: dict[str, Tensor], fp32: set[str], dtype: torch.dtype, device: torch.device
-) -> dict[str, Tensor]:
-    """Do the same for what `convert_matrices` left; the weights named in `fp32` stay in fp32 whatever the precision."""
-
-    def kind(key: str, tensor: Tensor) -> torch.dtype:
-        return (torch.float32 if key in fp32 else dtype) if tensor.is_floating_point() else tensor.dtype
-
-    return {
-        key: tensor if tensor.ndim >= 2 and key not in fp32 else tensor.to(device, kind(key, tensor), copy=True)
-        for key, tensor in tensors.items()
-    }
 
 
 def _materialise_masks(model: nn.Module, device: torch.device) -> None:

@@ -5,7 +5,7 @@ It judges the picture alone and does not read the prompt. For trying things out 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from humanpref.preprocess import check_pixels
 from humanpref.scorers.base import BatchScorer, ScorerSpec
 from humanpref.scorers.lite_features import image_features
 from humanpref.scorers.lite_model import LiteModel
+from humanpref.scorers.weights import fingerprint
 
 Features = npt.NDArray[np.float32]
 
@@ -26,9 +27,10 @@ Features = npt.NDArray[np.float32]
 class LiteScorer(BatchScorer[Features]):
     """Scores in logits: P(a preferred to b) = sigmoid(score_a - score_b). Always on the CPU; not differentiable."""
 
-    def __init__(self, spec: ScorerSpec, model: LiteModel) -> None:
+    def __init__(self, spec: ScorerSpec, model: LiteModel, sha256: Callable[[], str] | None = None) -> None:
         super().__init__(spec)
         self.model = model
+        self._sha256 = sha256
 
     @classmethod
     def load(cls, spec: ScorerSpec, weights: str | Path | None = None) -> LiteScorer:
@@ -37,9 +39,15 @@ class LiteScorer(BatchScorer[Features]):
         if not path.is_file():
             raise WeightsError(f"{path}: no such file")
         try:
-            return cls(spec, LiteModel.load(path))
+            sha256 = fingerprint(path)
+            return cls(spec, LiteModel.load(path), sha256)
         except Exception as error:  # safetensors' own error type, or a tensor that is not there
             raise WeightsError(f"{path}: not a lite model ({error})") from None
+
+    def _settings(self) -> dict[str, str]:
+        if self._sha256 is None:
+            raise ScoreError("this lite was not loaded from a file, so its scores cannot be cached")
+        return {"weights": self._sha256()}
 
     @property
     def logit_scale(self) -> float:

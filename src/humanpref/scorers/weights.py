@@ -7,7 +7,9 @@ import hashlib
 import json
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +18,27 @@ from humanpref.errors import DownloadError, WeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from humanpref.scorers.base import ScorerSpec
+    from humanpref.scorers.base import Companion, ScorerSpec
+
+
+def locate_all(spec: ScorerSpec, weights: str | Path | None) -> tuple[Path, ...]:
+    """Return the checkpoint to load, then the scorer's companions: beside the user's file, else the published ones."""
+    return (locate(spec, weights), *locate_companions(spec, weights))
+
+
+def locate_companions(spec: ScorerSpec, weights: str | Path | None) -> tuple[Path, ...]:
+    """Return the other files a scorer needs, in its row's order: beside the user's, else the published."""
+    folder = None if weights is None else Path(weights).expanduser().parent
+    return tuple(_companion(spec, item, folder) for item in spec.companions)
 
 
 def locate(spec: ScorerSpec, weights: str | Path | None) -> Path:
     """Return the checkpoint to load: the user's file, else the published one (downloaded if need be)."""
-    if weights is None:
-        return download(spec)
+    return download(spec) if weights is None else given_file(weights)
+
+
+def given_file(weights: str | Path) -> Path:
+    """Return the path of a weights file the user names. Raises `WeightsError` when there is no such file."""
     path = Path(weights).expanduser()
     try:
         if path.is_file():
@@ -36,10 +52,47 @@ def locate(spec: ScorerSpec, weights: str | Path | None) -> Path:
 def download(spec: ScorerSpec) -> Path:
     """Fetch the published checkpoint into the Hub cache (resuming what was begun) and verify it -> its path.
 
-    Raises `DownloadError` when it cannot be had: no network, no space, or a file that is not the published one.
+    Raises `DownloadError` when it cannot be had: no network, no space, not published for programs to fetch; and
+    `WeightsError` for a file that is not the published one.
     """
-    if spec.repo is None or spec.file is None:
+    if spec.ships:
         raise DownloadError(f"{spec.name} ships with the package; there is nothing to download")
+    if spec.repo is None or spec.file is None:
+        raise DownloadError(
+            f"{spec.name} needs {spec.file}, which can only be had by hand: see {spec.page}, and pass it with "
+            "--weights FILE, or try --model lite, which needs no download"
+        )
+    try:
+        return _fetch(spec.repo, spec.file, spec)
+    except DownloadError as error:
+        also = "".join(f" ({item.what} beside it, as {item.beside[0]})" for item in spec.companions)
+        raise DownloadError(
+            f"{spec.name} needs {spec.file}, which is not here and could not be downloaded ({error}). "
+            f"Get it from {_url(spec)} and pass it with --weights FILE{also}, "
+            "or try --model lite, which needs no download"
+        ) from error.__cause__
+
+
+def _companion(spec: ScorerSpec, item: Companion, folder: Path | None) -> Path:
+    """Find a companion beside the user's own weights, else as published."""
+    for name in item.beside if folder is not None else ():
+        if folder is not None and (folder / name).is_file():
+            return folder / name
+    try:
+        return _fetch(item.repo, item.file, item)
+    except DownloadError as error:
+        raise DownloadError(
+            f"{spec.name} also needs {item.what} ({item.repo}, {item.file}), which is not here and could not be "
+            f"downloaded ({error}). Get it from {_url(item)} and put it beside the --weights file, as {item.beside[0]}"
+        ) from error.__cause__
+
+
+def _url(item: ScorerSpec | Companion) -> str:
+    return f"https://huggingface.co/{item.repo}/blob/{item.revision or 'main'}/{item.file}"
+
+
+def _fetch(repo: str, file: str, item: ScorerSpec | Companion) -> Path:
+    """Download one published file, or find it in the cache. `DownloadError` says only why it could not be had."""
     from huggingface_hub import (
         constants,
         get_hf_file_metadata,
@@ -48,20 +101,20 @@ def download(spec: ScorerSpec) -> Path:
         try_to_load_from_cache,
     )
 
-    cached = try_to_load_from_cache(spec.repo, spec.file, revision=spec.revision)
+    cached = try_to_load_from_cache(repo, file, revision=item.revision)
     if isinstance(cached, str):
         path = Path(cached)
     else:
-        _check_space(Path(constants.HF_HUB_CACHE), spec)
+        _check_space(Path(constants.HF_HUB_CACHE), item)
         try:
             # asked once first, because the download itself retries for half a minute before it says there is no network
-            get_hf_file_metadata(hf_hub_url(spec.repo, spec.file, revision=spec.revision))
-            path = Path(hf_hub_download(spec.repo, spec.file, revision=spec.revision))
+            get_hf_file_metadata(hf_hub_url(repo, file, revision=item.revision))
+            path = Path(hf_hub_download(repo, file, revision=item.revision))
         except Exception as error:  # whatever the Hub client or its HTTP library raises: which ones differ by version
             why = "no space left on the disk" if getattr(error, "errno", None) == errno.ENOSPC else _first_line(error)
-            raise DownloadError(_cannot_have(spec, why)) from error
+            raise DownloadError(why) from error
     try:
-        verify(path, spec.sha256)
+        verify(path, item.sha256)
     except WeightsError:
         # the link in the cache and what it points to, or the next download would find the same bytes again
         path.resolve().unlink(missing_ok=True)
@@ -86,8 +139,7 @@ def verify(path: Path, sha256: str | None) -> None:
             return
     except (OSError, ValueError):
         pass  # not verified yet
-    with real.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+    found = file_sha256(real)
     if found != sha256:
         raise WeightsError(
             f"{path}: SHA-256 is {found[:16]}..., the published file has {sha256[:16]}...; delete it and download again"
@@ -98,8 +150,55 @@ def verify(path: Path, sha256: str | None) -> None:
         return  # a read-only cache is verified anew each time
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a network was loaded from: its architecture, and what gives the SHA-256 of each of its files."""
+
+    arch: str
+    checksums: tuple[Callable[[], str], ...]
+
+
+def fingerprint(path: Path, sha256: str | None = None) -> Callable[[], str]:
+    """Return what gives the SHA-256 of a checkpoint about to be loaded; the file is read when that is asked for, once.
+
+    `sha256`: of a file that has been verified; it is not read again. Asking raises `WeightsError` when the file has
+    changed by then, since its checksum would not be that of the weights in memory.
+    """
+    loaded = file_state(path)
+
+    @cache
+    def digest() -> str:
+        if sha256 is not None:
+            return sha256
+        try:
+            found = file_sha256(path)
+            if file_state(path) == loaded:
+                return found
+            why = "has changed"
+        except OSError as error:
+            why = f"cannot be read any more ({error})"
+        raise WeightsError(f"{path}: {why} since it was loaded; load the scorer again, or do without the score cache")
+
+    return digest
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes in hexadecimal, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def file_state(path: Path) -> tuple[int, ...]:
+    """What differs once a file was written to or replaced: inode, size, time of the last change."""
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a checkpoint's tensors, memory-mapped: {open_clip key: tensor}. The kind is found from the content.
+    """Read a checkpoint's tensors, memory-mapped: {its own key: tensor}. The kind is found from the content.
 
     Takes safetensors, and PyTorch files holding the tensors flat or under `state_dict` (the official layout, also
     with optimiser state beside it). Nothing is unpickled but tensors, plain containers and numpy scalars.
@@ -127,7 +226,12 @@ def clean_keys(content: Mapping[object, object], path: Path) -> dict[str, Tensor
     return tensors
 
 
-def check_fit(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path, arch: str) -> None:
+ARCH_ADVICE = "If it is of another size, name its architecture with --arch (an open_clip name or a JSON config)"
+
+
+def check_fit(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path, arch: str, advice: str = ARCH_ADVICE
+) -> None:
     """Raise `WeightsError`, with counts and an example of each, unless the names and shapes are those of `arch`."""
     missing = [key for key in expected if key not in found]
     extra = [key for key in found if key not in expected]
@@ -149,10 +253,7 @@ def check_fit(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path:
             f"{len(strange)} not plain numbers of the right kind (first: {strange[0]}, {found[strange[0]].dtype})"
         )
     if problems:
-        raise WeightsError(
-            f"{path}: does not fit architecture {arch}: {'; '.join(problems)}. "
-            "If it is of another size, name its architecture with --arch (an open_clip name or a JSON config)"
-        )
+        raise WeightsError(f"{path}: does not fit architecture {arch}: {'; '.join(problems)}. {advice}".rstrip())
 
 
 def is_dense(tensor: Tensor) -> bool:
@@ -202,29 +303,14 @@ def _read_torch(path: Path, *, is_zip: bool) -> object:
         raise WeightsError(f"{path}: damaged, half-downloaded or not a checkpoint ({_first_line(error)})") from None
 
 
-def _check_space(cache: Path, spec: ScorerSpec) -> None:
+def _check_space(cache: Path, item: ScorerSpec | Companion) -> None:
     place = next(parent for parent in (cache, *cache.absolute().parents) if parent.exists())
     free = shutil.disk_usage(place).free
-    if spec.bytes is not None and free < spec.bytes:
+    if item.bytes is not None and free < item.bytes:
         raise DownloadError(
-            f"{spec.file} needs {spec.bytes / 1e9:.1f} GB but {place} has {free / 1e9:.1f} GB free; "
+            f"{item.file} needs {item.bytes / 1e9:.1f} GB but {place} has {free / 1e9:.1f} GB free; "
             "make room, or set HF_HOME to a folder on another disk"
         )
-
-
-def _cannot_have(spec: ScorerSpec, why: str) -> str:
-    url = f"https://huggingface.co/{spec.repo}/blob/{spec.revision}/{spec.file}"
-    return (
-        f"{spec.name} needs {spec.file}, which is not here and could not be downloaded ({why}). "
-        f"Get it from {url} and pass it with --weights FILE, or try --model lite, which needs no download"
-    )
-
-
-def _sha256(file: object) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(2**20):  # type: ignore[attr-defined]  # Python 3.10 has no hashlib.file_digest
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def _first_line(error: BaseException) -> str:

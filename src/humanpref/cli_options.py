@@ -1,0 +1,73 @@
+"""What several commands have in common: the options of scorers, and loading one."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from humanpref.scorers import SPECS
+
+if TYPE_CHECKING:
+    from humanpref.scorers import Scorer
+
+
+class Format(str, Enum):
+    """How results are printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+class Resize(str, Enum):
+    """Whether the bicubic resize filters before it shrinks."""
+
+    antialias = "antialias"
+    no_antialias = "no-antialias"
+
+
+class PrecisionName(str, Enum):
+    """The number format of the matrix products."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Complete the name of a scorer."""
+    return [name for name in SPECS if name.startswith(incomplete)]
+
+
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="A scorer (see: humanpref models).", autocompletion=complete_model)
+]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="A checkpoint file, instead of the published one; a second one that the scorer needs lies beside it."
+    ),
+]
+ArchOption = Annotated[str | None, typer.Option(help="open_clip architecture name or JSON config, for other sizes.")]
+ResizeOption = Annotated[
+    Resize, typer.Option(help="HPS v2 only. antialias: torchvision >= 0.17; no-antialias: as before it.")
+]
+PrecisionOption = Annotated[PrecisionName, typer.Option(help="Number format of the matrix products.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+FormatOption = Annotated[Format, typer.Option(help="table for people, json or csv for programs.")]
+
+
+def load(
+    model: str, weights: Path | None, arch: str | None, resize: Resize, precision: PrecisionName, device: str
+) -> Scorer:
+    """Load a scorer by the options of the command line; a terminal is told, since it can take seconds."""
+    from humanpref.scorers import load_scorer
+
+    if model != "lite" and sys.stderr.isatty():
+        print(f"Loading {model} ...", file=sys.stderr)
+    return load_scorer(model, weights, arch, resize=resize.value, precision=precision.value, device=device)
