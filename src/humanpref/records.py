@@ -231,9 +231,9 @@ class HumanResult:
     that is. `vs_consensus`: one annotator against the mean rank of the *other* annotators. `vs_human`: one annotator
     against another. `in_consensus`: one annotator, by the official HPD v2 rule, against the consensus that holds their
     own vote ("single human" in the paper's table), None where the data gives no consensus of its own.
-    `ceiling_vs_human` and `ceiling_vs_consensus`: about what the best possible scorer would reach against one annotator,
-    and against the consensus of all of a group, by a model of how people disagree; `model_vs_consensus` is what the same
-    model says of `vs_consensus`, which it was not fitted to.
+    `ceiling_vs_human` and `ceiling_vs_consensus`: about what the best possible scorer would reach against one
+    annotator, and against the consensus of all of a group, by a model of how people disagree; `model_vs_consensus` is
+    what the same model says of `vs_consensus`, which it was not fitted to.
     """
 
     instances: int

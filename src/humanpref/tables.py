@@ -65,7 +65,6 @@ def render(table: Table) -> str:
     title, table.title = table.title, None  # rich would set it in from the edge
     if title:
         console.print(title)
-        console.print()
     console.print(table)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in text.strip("\n").splitlines())
