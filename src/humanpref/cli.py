@@ -13,6 +13,7 @@ import typer
 from humanpref.cli_cache import cache_app
 from humanpref.cli_data import data_app, download_dataset
 from humanpref.cli_evaluate import evaluate_command
+from humanpref.cli_generate import generate_command
 from humanpref.cli_options import (
     ArchOption,
     DeviceOption,
@@ -26,6 +27,7 @@ from humanpref.cli_options import (
     WeightsOption,
     load,
 )
+from humanpref.cli_prompts import prompts_app
 from humanpref.data.sources import DATASETS
 from humanpref.errors import HumanprefError, ScoreError, UnknownNameError
 from humanpref.scorers import DEFAULT_SCORER, SPECS, get_spec
@@ -41,7 +43,9 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
+app.add_typer(prompts_app, name="prompts")
 app.command("evaluate")(evaluate_command)
+app.command("generate")(generate_command)
 
 
 def _complete_download(incomplete: str) -> list[str]:
@@ -153,20 +157,25 @@ def demo_command(
     out: Annotated[Path, typer.Option(help="Where to put the images it makes.")] = Path("humanpref-demo"),
     format: FormatOption = Format.table,
 ) -> None:
-    """Make example images, rank them with the embedded scorer, and save a picture of the ranking. Works offline."""
+    """Rank example images; then go from prompts to preferences in a small world of shapes. Works offline."""
     from humanpref import output
     from humanpref.demo import PROMPT, contact_sheet, make_examples, save_image
+    from humanpref.demo_pipeline import run_pipeline, write_page
     from humanpref.ranking import score
     from humanpref.scorers import load_scorer
 
+    lite = load_scorer("lite")
     try:
-        report = score(make_examples(out), PROMPT, load_scorer("lite"))
+        report = score(make_examples(out), PROMPT, lite)
         save_image(contact_sheet(report), out / "ranking.png")
     except OSError as error:
         raise HumanprefError(f"{out}: the demo's images cannot be written ({error})") from None
     _say(*report.notes)
     print(output.RENDER_SCORE[format.value](report))
     _say(f"Look at {out / 'ranking.png'}")
+    prompts, evaluation = run_pipeline(out, lite, track=_progress)
+    write_page(prompts, evaluation, out / "index.html")
+    _say(f"Look at {out / 'index.html'}: prompts, cleaned, drawn by four sources, ranked and scored")
 
 
 @app.callback(invoke_without_command=True)

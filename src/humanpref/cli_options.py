@@ -39,6 +39,13 @@ class PrecisionName(str, Enum):
     fp16 = "fp16"
 
 
+class EngineName(str, Enum):
+    """Where work is done."""
+
+    local = "local"
+    ray = "ray"
+
+
 def complete_model(incomplete: str) -> list[str]:
     """Complete the name of a scorer."""
     return [name for name in SPECS if name.startswith(incomplete)]

@@ -100,6 +100,17 @@ class Ranking:
 
 
 @dataclass(frozen=True)
+class Group:
+    """The images of one prompt, to be ranked at once, as `humanpref generate` makes them; fields as in `Ranking`."""
+
+    prompt: str
+    images: tuple[ImageRef, ...]
+    id: str | None = None
+    prompt_source: str | None = None
+    style: str | None = None
+
+
+@dataclass(frozen=True)
 class ScoredImage:
     """One image of a call: its score on the scorer's published scale, its rank (1 = best, ties share a rank)
     and the probability that it is preferred to the mean other image of the call (None when it is alone)."""

@@ -8,13 +8,30 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress(title: str, total: int | None) -> Iterator[Callable[[], None]]:
-    """Show a bar on stderr for more than a few steps (`total` None: how many is not known), if a person is looking."""
+def progress(title: str, total: int | None, unit: str | None = None) -> Iterator[Callable[[], None]]:
+    """Show a bar on stderr for more than a few steps (`total` None: how many is not known), if a person is looking.
+
+    With a `unit` ("images"), it also shows how many are done in a second.
+    """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Speed(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text("" if not task.speed else f"{task.speed:.2f} {unit}/s")
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    speed: tuple[ProgressColumn, ...] = () if unit is None else (Speed(),)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *speed, TimeRemainingColumn())
     off = (total is not None and total <= 4) or not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=off) as bar:
         task = bar.add_task(title, total=total)

@@ -1,0 +1,165 @@
+"""The commands about prompts: `humanpref prompts collect` and `clean`."""
+
+from __future__ import annotations
+
+import os
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from humanpref.cli_options import EngineName
+from humanpref.errors import DataError, HumanprefError
+from humanpref.terminal import progress, say
+
+if TYPE_CHECKING:
+    from humanpref.prompts.records import Cleaner
+
+prompts_app = typer.Typer(
+    name="prompts",
+    help="Collect prompts from public sets, and clean them down to their content.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+class ReportFormat(str, Enum):
+    """How a report is printed."""
+
+    table = "table"
+    json = "json"
+
+
+class CleanerName(str, Enum):
+    """What cleans."""
+
+    rules = "rules"
+    llm = "llm"
+
+
+FormatOption = Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")]
+
+
+@prompts_app.command("collect")
+def collect_command(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="COCO captions, DiffusionDB metadata.parquet, PartiPrompts, DrawBench, HPS benchmark, plain text, our "
+            "own prompts: recognised from the content. NAME=PATH names the set.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="What to write: .jsonl, .parquet or .txt.")],
+    quota: Annotated[list[str] | None, typer.Option(metavar="NAME=N", help="At most N of a set; repeat it.")] = None,
+    seed: Annotated[int, typer.Option(help="Which prompts a quota draws.")] = 0,
+    min_chars: Annotated[int, typer.Option(help="Leave out shorter prompts.")] = 3,
+    max_chars: Annotated[int, typer.Option(help="Leave out longer prompts.")] = 1000,
+    language: Annotated[list[str] | None, typer.Option(help="Keep this language (en by default), or any.")] = None,
+    max_prompt_nsfw: Annotated[float, typer.Option(help="Leave out from this prompt_nsfw on (over 1: never).")] = 0.5,
+    max_image_nsfw: Annotated[float, typer.Option(help="Leave out from this image_nsfw on (over 2: never).")] = 0.5,
+    near: Annotated[float, typer.Option(help="Similarity of near-duplicates, from 0.5 to 1; 0: keep them.")] = 0.8,
+    format: FormatOption = ReportFormat.table,
+) -> None:
+    """Collect prompts from public sets: filtered, without duplicates, sampled by quota; every drop is counted."""
+    from humanpref.prompts import output
+    from humanpref.prompts.collect import collect
+    from humanpref.prompts.filters import CollectOptions
+
+    chosen = tuple(language or ("en",))
+    options = CollectOptions(
+        min_chars=min_chars,
+        max_chars=max_chars,
+        languages=() if chosen == ("any",) else chosen,
+        max_prompt_nsfw=max_prompt_nsfw,
+        max_image_nsfw=max_image_nsfw,
+        near=near,
+        quotas=_quotas(quota or []),
+        seed=seed,
+    )
+    with progress("Reading", None) as advance:
+        report = collect(sources, out, options, on_rows=lambda _: advance())
+    for source in report.sources:
+        if source.short:
+            say(f"{source.source}: {source.short} fewer than its quota of {source.quota}")
+    print(output.collect_json(report) if format is ReportFormat.json else output.collect_table(report))
+
+
+@prompts_app.command("clean")
+def clean_command(
+    prompts: Annotated[Path, typer.Argument(help="Prompts, in any layout that collect knows.")],
+    out: Annotated[Path, typer.Option(help="What to write: .jsonl, .parquet or .txt.")],
+    cleaner: Annotated[
+        CleanerName, typer.Option(help="rules: offline. llm: a model behind an API.")
+    ] = CleanerName.rules,
+    review: Annotated[Path | None, typer.Option(help="Write a page of all changes for a person to review.")] = None,
+    held: Annotated[
+        Path | None, typer.Option(help="Where prompts go that need a person, or are empty (OUT.review.jsonl).")
+    ] = None,
+    llm_model: Annotated[str | None, typer.Option(help="The model's name at the endpoint.")] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="An OpenAI-compatible endpoint; its key is OPENAI_API_KEY.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests at a time.")] = 8,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until a request is given up.")] = 60.0,
+    retries: Annotated[int, typer.Option(min=0, help="How often a failed request is tried again.")] = 6,
+    price_in: Annotated[float | None, typer.Option(min=0, help="Price of a million input tokens.")] = None,
+    price_out: Annotated[float | None, typer.Option(min=0, help="Price of a million output tokens.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where answers are kept (OUT.cache.sqlite): a run resumes.")
+    ] = None,
+    engine: Annotated[
+        EngineName, typer.Option(help="rules: in this process, or by workers on a Ray cluster.")
+    ] = EngineName.local,
+    ray_address: Annotated[str | None, typer.Option(help="The Ray cluster; by default one on this machine.")] = None,
+    workers: Annotated[int, typer.Option(help="ray: how many.", min=1)] = 1,
+    format: FormatOption = ReportFormat.table,
+) -> None:
+    """Rewrite prompts to their content: no artist lists, quality boosters, engines, contradictory styles."""
+    from humanpref.prompts import output
+    from humanpref.prompts.clean import clean_file, count_prompts
+
+    chosen: Cleaner
+    if cleaner is CleanerName.llm:
+        from humanpref.prompts.llm import LLMCleaner, LLMOptions
+
+        if engine is EngineName.ray:
+            raise DataError("--engine ray is for --cleaner rules; llm waits for its endpoint, see --concurrency")
+        if not llm_model:
+            raise HumanprefError("--cleaner llm needs --llm-model, the model's name at the endpoint")
+        if not (key := os.environ.get("OPENAI_API_KEY")):
+            raise HumanprefError("--cleaner llm needs the key in the environment variable OPENAI_API_KEY "
+                                 "(any word for an endpoint that asks for none)")  # fmt: skip
+        options = LLMOptions(llm_model, base_url, concurrency, timeout, retries, price_in, price_out)
+        chosen = LLMCleaner(options, key, cache or out.with_name(out.name + ".cache.sqlite"))
+    else:
+        from humanpref.prompts.rules import RuleCleaner
+
+        if llm_model or base_url or cache:
+            raise DataError("--llm-model, --base-url and --cache belong to --cleaner llm")
+        chosen = RuleCleaner()
+        if engine is EngineName.ray:
+            from humanpref.engines import Engine
+            from humanpref.prompts.spread import SpreadCleaner
+
+            chosen = SpreadCleaner(RuleCleaner, chosen.name, Engine("ray", workers, ray_address), say)
+    with progress("Cleaning", count_prompts(prompts)) as advance:
+        report = clean_file(prompts, out, chosen, held=held, review=review, on_prompt=advance)
+    print(output.clean_json(report) if format is ReportFormat.json else output.clean_table(report))
+    if waiting := report.status["review"] + report.status["empty"]:
+        say(f"{waiting:,} prompts need a person or have no content: {report.held}")
+    if review is not None:
+        say(f"Look at {review}")
+
+
+def _quotas(given: list[str]) -> dict[str, int]:
+    quotas: dict[str, int] = {}
+    for text in given:
+        name, equals, number = text.rpartition("=")
+        if not equals or not name or not number.isdigit():
+            raise typer.BadParameter(f"{text!r} is not NAME=NUMBER, as in diffusiondb=300", param_hint="--quota")
+        if name in quotas:
+            raise typer.BadParameter(f"{name} has two quotas", param_hint="--quota")
+        quotas[name] = int(number)
+    return quotas

@@ -1,0 +1,189 @@
+"""The pipeline in small, offline: prompts -> cleaned -> images by four sources -> ranked by simulated people, scored.
+
+All in the shapes world, where the truth is known; each step is the one that `humanpref prompts`, `generate` and
+`evaluate` take, and leaves the files that they would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from humanpref.data.formats import write_rankings
+from humanpref.errors import DataError
+from humanpref.evaluation.evaluate import evaluate_scorers
+from humanpref.generate import generate, make_backend, read_groups, read_prompts
+from humanpref.prompts.clean import clean_file
+from humanpref.prompts.files import write_prompts
+from humanpref.prompts.records import Prompt
+from humanpref.prompts.rules import RuleCleaner
+from humanpref.records import EvalReport
+from humanpref.scorers import Scorer
+from humanpref.shapes.annotators import group_qualities, people, simulate_rankings
+from humanpref.shapes.grammar import captions
+
+SOURCES = ("clean", "miscounting", "wrong-colours", "coarse")
+PEOPLE = 5
+SIZE = 128
+BOOSTERS = (
+    ", highly detailed, trending on artstation, 8 k",
+    ", octane render, sharp focus, by greg rutkowski and alphonse mucha",
+    ", intricate, cinematic lighting, unreal engine 5, hd",
+)
+"""What people append to prompts, and cleaning takes away."""
+
+Track: TypeAlias = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+
+
+@dataclass(frozen=True)
+class DemoImage:
+    """One picture: who made it, what the scorer and the simulated people make of it, and the known truth."""
+
+    path: Path
+    source: str
+    score: float
+    mean_rank: float
+    truth: float
+
+
+@dataclass(frozen=True)
+class DemoPrompt:
+    """One prompt as it was typed and as it was cleaned, with its pictures in the order people like them."""
+
+    typed: str
+    cleaned: str
+    images: tuple[DemoImage, ...]
+
+
+def run_pipeline(
+    out: Path,
+    scorer: Scorer,
+    *,
+    sources: Sequence[str] = SOURCES,
+    prompts: int = 6,
+    seed: int = 0,
+    track: Track = lambda _, __: nullcontext(lambda: None),
+) -> tuple[tuple[DemoPrompt, ...], EvalReport]:
+    """Go the whole way in the folder `out` -> every prompt with its pictures, and how the scorer agrees with people.
+
+    Writes prompts.jsonl, cleaned.jsonl, review.html, images/ (with its manifest and groups) and images/rankings.jsonl;
+    what generation has made is not made again. Raises `DataError`, `GenerateError` and the like.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    typed = [
+        Prompt(text + BOOSTERS[i % len(BOOSTERS)], f"shapes-{i}", "shapes")
+        for i, text in enumerate(captions(prompts, seed))
+    ]
+    write_prompts(typed, out / "prompts.jsonl")
+    clean_file(out / "prompts.jsonl", out / "cleaned.jsonl", RuleCleaner(languages=()), review=out / "review.html")
+    cleaned, _ = read_prompts(out / "cleaned.jsonl")
+    backends = [make_backend(f"shapes:{source}", {"size": str(SIZE)}) for source in sources]
+    generate(cleaned, backends, out / "images", seed=seed, track=track)
+    wanted = {prompt.id: prompt for prompt in cleaned}
+    as_typed = {prompt.id: prompt.text for prompt in typed}
+    groups = [group for group in read_groups(out / "images") if group.id in wanted]
+    rankings = simulate_rankings(groups, people(PEOPLE, seed), seed=seed)
+    write_rankings(rankings, out / "images" / "rankings.jsonl")
+    report = evaluate_scorers(rankings, [scorer], data=str(out / "images" / "rankings.jsonl"), seed=seed)
+    found = []
+    for group in groups:
+        own = np.asarray([ranking.ranks for ranking in rankings if ranking.id == group.id])
+        truths = group_qualities(group)
+        scores = scorer.score(list(group.images), group.prompt).tolist()
+        images = [
+            DemoImage(image.path, str(image.source), float(score), float(rank), float(truth))
+            for image, score, rank, truth in zip(group.images, scores, own.mean(axis=0), truths, strict=True)
+        ]
+        images.sort(key=lambda image: image.mean_rank)
+        found.append(DemoPrompt(as_typed[str(group.id)], group.prompt, tuple(images)))
+    return tuple(found), report
+
+
+def write_page(prompts: Sequence[DemoPrompt], report: EvalReport, path: Path) -> None:
+    """Write the page of pictures; it names them relative to its own folder. Raises `DataError`."""
+    result = report.scorers[0]
+    rows = "\n".join(_section(prompt, path.parent) for prompt in prompts)
+    page = _PAGE.format(
+        style=_STYLE,
+        prompts=len(prompts),
+        people=PEOPLE,
+        sources=len({image.source for prompt in prompts for image in prompt.images}),
+        model=escape(result.model),
+        accuracy=f"{100 * result['pair_accuracy'].value:.0f}",
+        summary=_summary(prompts),
+        rows=rows,
+    )
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(page, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _summary(prompts: Sequence[DemoPrompt]) -> str:
+    images = [image for prompt in prompts for image in prompt.images]
+    lines = []
+    for source in dict.fromkeys(image.source for image in sorted(images, key=lambda image: image.mean_rank)):
+        own = [image for image in images if image.source == source]
+        ranks, truths, scores = (
+            float(np.mean([getattr(image, name) for image in own])) for name in ("mean_rank", "truth", "score")
+        )
+        lines.append((ranks, f"<tr><th scope=row>{escape(source)}<td>{ranks:.2f}<td>{truths:.2f}<td>{scores:.2f}"))
+    return "\n".join(line for _, line in sorted(lines))
+
+
+def _section(prompt: DemoPrompt, folder: Path) -> str:
+    kept = escape(prompt.cleaned)
+    tail = escape(prompt.typed.removeprefix(prompt.cleaned)) if prompt.typed.startswith(prompt.cleaned) else ""
+    figures = "\n".join(
+        f'<figure><img src="{escape(image.path.relative_to(folder).as_posix(), quote=True)}" width="{SIZE}" '
+        f'height="{SIZE}" alt="{escape(image.source)}: {kept}"><figcaption><b>{escape(image.source)}</b><br>'
+        f"people {image.mean_rank:.1f} · truth {image.truth:.2f}<br>score {image.score:.2f}</figcaption></figure>"
+        for image in prompt.images
+    )
+    return f"<section><h2>{kept}<del>{tail}</del></h2><div class=row>{figures}</div></section>"
+
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c1b19; --paper: #fbfaf7; --line: #dedad0; --soft: #5f5b52; --gone: #9c2f1f; }
+@media (prefers-color-scheme: dark) { :root { --ink: #eceae4; --paper: #171614; --line: #3a372f; --soft: #aaa599;
+  --gone: #ffab9b; } }
+body { margin: 0 auto; max-width: 46rem; padding: 1.5rem 1rem 4rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .4rem; }
+h2 { font-size: 1rem; margin: 2rem 0 .6rem; }
+p, figcaption { color: var(--soft); }
+del { color: var(--gone); font-weight: normal; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem 1.2rem .25rem 0; border-bottom: 1px solid var(--line); text-align: right; }
+th:first-child { text-align: left; }
+.row { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 1rem; }
+figure { margin: 0; }
+img { width: 100%; height: auto; border: 1px solid var(--line); image-rendering: pixelated; }
+figcaption { font-size: .85rem; line-height: 1.35; margin-top: .3rem; }
+figcaption b { color: var(--ink); }
+"""
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+content="default-src 'none'; style-src 'unsafe-inline'; img-src 'self' file:">
+<title>From prompts to preferences</title><style>{style}</style></head><body>
+<h1>From prompts to preferences, in a world whose truth is known</h1>
+<p>{prompts} prompts, cleaned of their <del>style words</del>; {sources} sources drew each; {people} simulated people
+ranked the pictures, liking best what does what the prompt says and is cleanly drawn. {model} does not know the prompt
+and has never seen this world: it orders {accuracy} % of the pairs as they do.</p>
+<table><thead><tr><th scope="col">source<th scope="col">mean rank by people<th scope="col">known truth
+<th scope="col">score by {model}</thead><tbody>{summary}</tbody></table>
+{rows}
+</body></html>
+"""

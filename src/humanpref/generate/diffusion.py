@@ -1,0 +1,326 @@
+"""Images by a `diffusers` pipeline: any model of the Hub, or a folder. One random generator for each image.
+
+Noise comes from a generator of the image's own, on the CPU: it depends on the image's seed alone, not on the batch, the
+order, or the device. Only safetensors are read, and no code of a model's is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from humanpref.errors import MissingExtraError
+from humanpref.generate.contract import GenerateError, Outcome, Request, Settings
+from humanpref.generate.options import parse_size
+from humanpref.prompts.records import Prompt
+
+NOT_OF_THE_IMAGE = frozenset({"batch_size", "device", "device_map", "name", "revision", "lora"})
+"""Options that do not decide what an image looks like, or that revision and hashes stand for."""
+
+LIBRARIES = ("diffusers", "transformers")
+"""Where the parts of a pipeline may come from, besides diffusers' own pipelines: never from files of the model."""
+
+
+@dataclass(frozen=True)
+class DiffusersConfig:
+    """Options; None leaves a thing to the model. `size` is "512x768", width first. `dtype` auto: float16 on a GPU."""
+
+    name: str | None = None
+    revision: str | None = None
+    variant: str | None = None
+    size: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    negative_prompt: str | None = None
+    scheduler: str | None = None
+    lora: Path | None = None
+    lora_scale: float = 1.0
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    device: str = "auto"
+    device_map: str | None = None
+    batch_size: int = 4
+
+
+@dataclass
+class DiffusersBackend:
+    """A pipeline, loaded when it is first asked for images."""
+
+    model: str
+    config: DiffusersConfig
+    name: str = ""
+    revision: str = ""
+    settings: Settings = field(default_factory=dict)
+    chunk: int = 0
+    local: bool = False
+    made_with: str = ""
+
+    def __post_init__(self) -> None:
+        _diffusers()
+        if self.config.batch_size < 1:
+            raise GenerateError(f"diffusers:{self.model}: batch_size must be at least 1, got {self.config.batch_size}")
+        parse_size(self.config.size)
+        if _is_folder(self.model):
+            self.model = str(Path(self.model).expanduser().resolve())
+        self.name = self.config.name or Path(self.model).name or "model"
+        self.revision = _revision(_find(self.model, self.config), self.model)
+        wanted = {key: value for key, value in asdict(self.config).items() if key not in NOT_OF_THE_IMAGE}
+        if self.config.lora is not None:
+            wanted["lora_sha256"] = _hash_lora(self.config.lora)
+        self.settings = {
+            "backend": "diffusers",
+            "model": Path(self.model).name if _is_folder(self.model) else self.model,
+            **wanted,
+        }
+        self.chunk = self.config.batch_size
+        self._batch_size = self.config.batch_size
+        self._pipeline: Any = None
+
+    def prepare(self, prompts: Sequence[Prompt]) -> None:
+        """Nothing needs to be known of the prompts."""
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Outcome]:
+        """Yield images in order. Out of memory: half the batch, from then on."""
+        if self._pipeline is None:
+            self._pipeline = self._load()
+        remaining, notes = list(requests), tuple[str, ...]()
+        while remaining:
+            batch = remaining[: self._batch_size]
+            began, failure, no_memory = time.perf_counter(), "", False
+            try:
+                images, flagged = self._call(batch)
+            except GenerateError:
+                raise
+            except Exception as error:  # whatever a pipeline makes of an odd prompt
+                failure, no_memory = _line(error), is_out_of_memory(error)
+            seconds = (time.perf_counter() - began) / len(batch)
+            if no_memory:  # after the `except`, whose traceback holds on to the memory
+                notes = (*notes, self._halve())
+                continue
+            if failure and len(batch) > 1:  # one prompt's fault is not the others': each on its own
+                for request in batch:
+                    yield from self.generate([request])
+            elif failure:
+                yield Outcome(batch[0], "failed", reason=failure, seconds=seconds, notes=notes)
+            else:
+                for request, image, unsafe in zip(batch, images, flagged, strict=True):
+                    if unsafe:
+                        reason = "the model's safety checker"
+                        yield Outcome(request, "refused", reason=reason, seconds=seconds, notes=notes)
+                    else:
+                        cut = self._is_cut(request.prompt.text)
+                        yield Outcome(request, "done", image=image, seconds=seconds, truncated=cut, notes=notes)
+                    notes = ()
+            notes = ()
+            del remaining[: len(batch)]
+
+    def _call(self, batch: Sequence[Request]) -> tuple[list[Any], Sequence[bool]]:
+        import torch
+
+        options = {
+            "num_inference_steps": self.config.steps,
+            "guidance_scale": self.config.guidance,
+            "negative_prompt": None
+            if self.config.negative_prompt is None
+            else [self.config.negative_prompt] * len(batch),
+        }
+        if (size := parse_size(self.config.size)) is not None:
+            options |= {"width": size[0], "height": size[1]}
+        options = {key: value for key, value in options.items() if value is not None}
+        taken = inspect.signature(self._pipeline.__call__).parameters
+        if unknown := [name for name in options if name not in taken]:
+            raise GenerateError(f"{self.name}: its pipeline ({type(self._pipeline).__name__}) takes no {unknown[0]}")
+        generators = [torch.Generator("cpu").manual_seed(request.seed) for request in batch]
+        found = self._pipeline(prompt=[request.prompt.text for request in batch], generator=generators, **options)
+        if len(found.images) != len(batch):
+            raise GenerateError(f"{self.name}: its pipeline made {len(found.images)} images for {len(batch)} prompts")
+        return found.images, getattr(found, "nsfw_content_detected", None) or [False] * len(batch)
+
+    def _is_cut(self, text: str) -> bool:
+        """Tell whether every text encoder of the pipeline reads only the beginning of a prompt."""
+        names = ("tokenizer", "tokenizer_2", "tokenizer_3", "tokenizer_4")
+        tokenizers = [found for name in names if (found := getattr(self._pipeline, name, None)) is not None]
+        return bool(tokenizers) and all(len(one(text).input_ids) > one.model_max_length for one in tokenizers)
+
+    def _halve(self) -> str:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if self._batch_size == 1:
+            raise GenerateError(
+                f"{self.name}: out of memory with one image at a time; choose a smaller --size, --dtype float16, "
+                "--device-map balanced, or a larger device"
+            )
+        was, self._batch_size = self._batch_size, self._batch_size // 2
+        return f"out of memory with {was} images at a time; going on with {self._batch_size}"
+
+    def _load(self) -> Any:
+        import torch
+
+        diffusers = _diffusers()
+        device = self.config.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        wanted = self.config.dtype if self.config.dtype != "auto" else "float32" if device == "cpu" else "float16"
+        folder = _find(self.model, self.config)
+        if (now := _revision(folder, self.model)) != self.revision:
+            raise GenerateError(f"{self.name}: {folder} is revision {now}, the run began with {self.revision}")
+        _check_parts(folder, diffusers)
+        dtype_name = "dtype" if tuple(map(int, diffusers.__version__.split(".")[:2])) >= (0, 42) else "torch_dtype"
+        options: dict[str, Any] = {
+            dtype_name: getattr(torch, wanted),
+            "use_safetensors": True,
+            "local_files_only": True,
+        }
+        if self.config.variant is not None:
+            options["variant"] = self.config.variant
+        if self.config.device_map is not None:
+            options["device_map"] = self.config.device_map
+        _be_quiet(diffusers)
+        try:
+            pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, **options)
+            if self.config.device_map is None:
+                pipeline = pipeline.to(device)
+        except Exception as error:  # of several libraries, of all kinds
+            if is_out_of_memory(error):
+                raise GenerateError(
+                    f"{self.name}: out of memory while loading on {device}; try --dtype float16"
+                ) from None
+            raise GenerateError(f"{self.name}: {folder} cannot be loaded ({_line(error)})") from None
+        pipeline.set_progress_bar_config(disable=True)
+        self._schedule(diffusers, pipeline)
+        self._adapt(pipeline)
+        self.made_with = (
+            f"diffusers {diffusers.__version__}, torch {torch.__version__}, {_device_name(device)}, {wanted}"
+        )
+        return pipeline
+
+    def _schedule(self, diffusers: Any, pipeline: Any) -> None:
+        if (name := self.config.scheduler) is None:
+            return
+        kind: Any = getattr(diffusers, name, None)
+        if kind is None or not issubclass(kind, diffusers.SchedulerMixin):
+            names = sorted(c.__name__ for c in getattr(pipeline.scheduler, "compatibles", ()))
+            raise GenerateError(f"{name!r} is no scheduler of diffusers; for this model: {', '.join(names)}")
+        pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
+
+    def _adapt(self, pipeline: Any) -> None:
+        if (lora := self.config.lora) is None:
+            return
+        try:
+            pipeline.load_lora_weights(
+                str(lora.parent), weight_name=lora.name, use_safetensors=True, adapter_name="lora"
+            )
+            pipeline.set_adapters(["lora"], [self.config.lora_scale])
+        except Exception as error:
+            if "peft" in str(error).lower():
+                raise MissingExtraError('a LoRA needs peft: pip install "humanpref[generate]"') from None
+            raise GenerateError(f"{lora}: cannot be applied to {self.name} ({_line(error)})") from None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether memory ran out, of a GPU or of the machine."""
+    import torch
+
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and re.search(r"out of memory|can't allocate memory", str(error)) is not None
+    )
+
+
+def _diffusers() -> Any:
+    try:
+        import diffusers
+        import transformers  # noqa: F401 - the text encoders
+    except ImportError as error:
+        raise MissingExtraError(f'diffusers backends need {error.name}: pip install "humanpref[generate]"') from None
+    return diffusers
+
+
+def _is_folder(model: str) -> bool:
+    return Path(model).expanduser().is_dir()
+
+
+def _find(model: str, config: DiffusersConfig) -> Path:
+    """Return the folder of a model, fetched from the Hub where it is not one."""
+    diffusers = _diffusers()
+    if (folder := Path(model)).is_dir():
+        if not (folder / "model_index.json").is_file():
+            raise GenerateError(f"{folder}: is not a pipeline of diffusers (no model_index.json in it)")
+        return folder
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        raise GenerateError(f"diffusers:{model}: no such folder, and no model of the Hub (OWNER/NAME)")
+    _be_quiet(diffusers)
+    try:
+        found = diffusers.DiffusionPipeline.download(
+            model, revision=config.revision, variant=config.variant, use_safetensors=True
+        )
+    except Exception as error:  # the network's, the Hub's, the model's
+        raise GenerateError(
+            f"diffusers:{model}: cannot be had from the Hub ({_line(error)}); check the name, the network, and "
+            "HF_TOKEN for a gated model, or give a folder"
+        ) from None
+    return Path(found)
+
+
+def _revision(folder: Path, model: str) -> str:
+    """Return the commit of a model of the Hub; of a folder, a fingerprint: texts in full, weights by size and ends."""
+    if not _is_folder(model):
+        return folder.name
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(1 << 20))
+            if size > 1 << 20:
+                file.seek(-(1 << 20), 2)
+                digest.update(file.read())
+    return f"files-{digest.hexdigest()[:16]}"
+
+
+def _check_parts(folder: Path, diffusers: Any) -> None:
+    """Refuse a pipeline that names code of its own, whatever this version of diffusers would do with it."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        parts = {name: part for name, part in index.items() if not name.startswith("_") and isinstance(part, list)}
+        kind = index["_class_name"]
+    except (OSError, ValueError, KeyError, AttributeError):
+        raise GenerateError(f"{folder}: its model_index.json cannot be read") from None
+    for name, (library, *_) in {"pipeline": ("diffusers",) if isinstance(kind, str) else ("code",), **parts}.items():
+        if library is not None and library not in LIBRARIES and not hasattr(diffusers.pipelines, str(library)):
+            raise GenerateError(f"{folder}: its {name} comes with code of its own ({library}), which is not run")
+
+
+def _hash_lora(path: Path) -> str:
+    if path.suffix != ".safetensors":
+        raise GenerateError(f"{path}: a LoRA is read from a .safetensors file only")
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise GenerateError(f"{path}: the LoRA cannot be read ({error.strerror or error})") from None
+
+
+def _be_quiet(diffusers: Any) -> None:
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+
+
+def _device_name(device: str) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

@@ -1,0 +1,1 @@
+"""The closed world of shapes, in which the right answer is known: captions, pictures, quality, sources, annotators."""

@@ -1,0 +1,79 @@
+"""The demo goes the whole way from prompts to a page of pictures, with real files at every stage."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from humanpref import load_scorer
+from humanpref.data.formats import read_rankings
+from humanpref.demo_pipeline import PEOPLE, run_pipeline, write_page
+from humanpref.shapes.grammar import parse
+from humanpref.shapes.quality import quality
+from tests.browser import chromium
+
+SOURCES = ("clean", "wrong-colours", "coarse")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory):
+    out = tmp_path_factory.mktemp("demo")
+    prompts, report = run_pipeline(out, load_scorer("lite"), sources=SOURCES, prompts=3)
+    write_page(prompts, report, out / "index.html")
+    return out, prompts, report
+
+
+def test_every_stage_leaves_its_files(made) -> None:
+    out, prompts, report = made
+    typed = [json.loads(line) for line in (out / "prompts.jsonl").read_text().splitlines()]
+    cleaned = [json.loads(line) for line in (out / "cleaned.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in cleaned] == [p.cleaned for p in prompts]
+    assert all(t["text"] != c["text"] for t, c in zip(typed, cleaned, strict=True))
+    for row in cleaned:
+        parse(row["text"])  # nothing but the caption is left
+    manifest = [json.loads(line) for line in (out / "images" / "manifest.jsonl").read_text().splitlines()]
+    assert sum(row.get("status") == "done" for row in manifest) == 9
+    rankings = read_rankings(out / "images" / "rankings.jsonl", out / "images")
+    assert len(rankings) == 3 * PEOPLE
+    assert {image.source for r in rankings for image in r.images} == set(SOURCES)
+    assert report.instances == 3
+    assert (out / "review.html").is_file()
+
+
+def test_the_figures_are_those_of_the_pictures(made) -> None:
+    _, prompts, _ = made
+    for prompt in prompts:
+        for image in prompt.images:
+            with Image.open(image.path) as picture:
+                assert quality(picture.convert("RGB"), prompt.cleaned).total == pytest.approx(image.truth)
+        assert [i.mean_rank for i in prompt.images] == sorted(i.mean_rank for i in prompt.images)
+    best = {p.images[0].source for p in prompts}
+    assert "clean" in best
+
+
+def test_the_page_in_a_browser(made) -> None:
+    out, prompts, _ = made
+    with chromium() as browser:
+        for width in (390, 1280):
+            page = browser.new_page(viewport={"width": width, "height": 900})
+            said: list[str] = []
+            page.on("console", lambda message, said=said: said.append(message.text))
+            page.goto((out / "index.html").as_uri())
+            sizes = page.eval_on_selector_all("img", "images => images.map(i => [i.naturalWidth, i.alt])")
+            assert len(sizes) == 9
+            assert all(natural == 128 and alt for natural, alt in sizes)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            headings = page.eval_on_selector_all("h2", "all => all.map(h => h.firstChild.textContent)")
+            assert headings == [p.cleaned for p in prompts]
+            assert said == []
+            page.close()
+
+
+def test_a_second_run_makes_nothing_again(made) -> None:
+    out, prompts, _ = made
+    before = {path: path.stat().st_mtime_ns for path in (out / "images").rglob("*.png")}
+    again, _ = run_pipeline(out, load_scorer("lite"), sources=SOURCES, prompts=3)
+    assert {path: path.stat().st_mtime_ns for path in (out / "images").rglob("*.png")} == before
+    assert again == prompts

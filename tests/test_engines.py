@@ -1,0 +1,134 @@
+"""The engines on real Ray: every batch once, also when workers are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from humanpref.engines import Engine, EngineError, run_map
+from humanpref.errors import DataError
+from humanpref.generate import generate
+from tests.generating import ToyBackend, contents, environment, prompts
+
+RAY = Engine("ray", workers=2, object_store_mib=100)
+
+
+@dataclass(frozen=True)
+class Squares:
+    """A worker that notes its process, takes its time, and fails where it is told to."""
+
+    pids: Path
+    delay: float = 0.0
+
+    def __call__(self) -> Callable[[list[int]], Iterable[int]]:
+        (self.pids / str(os.getpid())).touch()
+        return self.work
+
+    def work(self, batch: list[int]) -> Iterator[int]:
+        time.sleep(self.delay)
+        for number in batch:
+            if number == 666:
+                raise DataError("the number of the beast")
+            if number == 667:
+                raise ZeroDivisionError("a fault of the code")
+            if number == 668:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield number**2
+
+
+@pytest.fixture
+def pids(tmp_path: Path) -> Path:
+    (tmp_path / "pids").mkdir()
+    return tmp_path / "pids"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray = pytest.importorskip("ray")
+    python_path = environment()["PYTHONPATH"]
+    ray.init(
+        address="local",
+        num_cpus=2,
+        object_store_memory=100 * 2**20,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": python_path}},
+    )
+    yield
+    ray.shutdown()
+
+
+def test_here(pids: Path) -> None:
+    assert list(run_map(Engine(), Squares(pids), [[1, 2], [], [3]])) == [1, 4, 9]
+    with pytest.raises(DataError, match="beast"):
+        list(run_map(Engine(), Squares(pids), [[666]]))
+    with pytest.raises(EngineError, match="use --engine ray"):
+        Engine(workers=2)
+
+
+@pytest.mark.slow
+def test_on_ray_read_a_little_ahead(cluster: None, pids: Path) -> None:
+    read = []
+
+    def batches() -> Iterator[list[int]]:
+        for n in range(40):
+            read.append(n)
+            yield [2 * n, 2 * n + 1]
+
+    results = run_map(RAY, Squares(pids), batches())
+    found = [next(results)]
+    assert len(read) <= 6
+    found += results
+    assert sorted(found) == [n**2 for n in range(80)]
+    assert len(list(pids.iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_on_ray_errors_are_named(cluster: None, pids: Path) -> None:
+    with pytest.raises(EngineError, match="^the number of the beast$"):
+        list(run_map(RAY, Squares(pids), [[1], [666]]))
+    with pytest.raises(EngineError, match="a worker failed: .*a fault of the code"):
+        list(run_map(RAY, Squares(pids), [[1], [667]]))
+    with pytest.raises(EngineError, match="workers died 5 times on the same batch"):
+        list(run_map(RAY, Squares(pids), [[668]]))
+
+
+@pytest.mark.slow
+def test_on_ray_killed_workers_lose_and_double_nothing(cluster: None, pids: Path, tmp_path: Path) -> None:
+    whole, out, told = tmp_path / "whole", tmp_path / "out", []
+    generate(prompts(40), [ToyBackend()], whole)
+    killed = []
+
+    def kill_twice() -> None:
+        for more in (5, 15):
+            while not (out / "manifest.jsonl").exists() or (out / "manifest.jsonl").read_bytes().count(b"\n") < more:
+                time.sleep(0.01)
+            alive = [int(path.name) for path in pids.iterdir() if int(path.name) not in killed]
+            killed.append(alive[0])
+            os.kill(alive[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_twice, daemon=True)
+    killer.start()
+    report = generate(prompts(40), [ToyBackend(delay=0.1, pids=pids)], out, engine=RAY, on_note=told.append)
+    killer.join(10)
+    assert len(killed) == 2
+    assert len(list(pids.iterdir())) >= 3  # others took their place
+    assert report.made == 40
+    assert told[:2] == ["a worker died; its batches are given to another"] * 2
+    assert contents(out) == contents(whole)
+
+
+@pytest.mark.slow
+def test_ray_that_is_not_there(pids: Path) -> None:
+    ray = pytest.importorskip("ray")
+    if ray.is_initialized():
+        ray.shutdown()
+    with pytest.raises(EngineError, match=r"Ray at 127.0.0.1:9 cannot be reached"):
+        list(run_map(Engine("ray", address="127.0.0.1:9"), Squares(pids), [[1]]))
