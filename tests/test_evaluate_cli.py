@@ -73,6 +73,7 @@ def test_the_json_of_two_runs_is_the_same_with_and_without_the_cache(gallery: Pa
     assert counted["scores"] == 261
 
 
+@pytest.mark.slow
 def test_several_sets_and_scorers_make_the_papers_table(
     gallery: Path, imagereward: Path, tiny_checkpoint: Path
 ) -> None:

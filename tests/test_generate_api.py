@@ -217,6 +217,7 @@ def test_what_stops_a_run(server: Server, tmp_path: Path, prompt: str, said: str
     assert len(server.asked) < 20
 
 
+@pytest.mark.slow
 def test_stopping_does_not_wait_and_going_on_asks_only_for_the_rest(server: Server, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("\n".join(["key", *(f"slow 0 {n}" for n in range(20))]))
     words = ["-b", "openai:image-1", "--base-url", f"{server.url}/v1", "--concurrency", 3, "--out", tmp_path / "out"]

@@ -222,6 +222,7 @@ def test_pickles_and_code_of_models_are_not_run(tiny: Path, tmp_path: Path) -> N
     assert not list(tmp_path.rglob("sprung"))
 
 
+@pytest.mark.slow
 def test_models_that_cannot_be_had(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("a cat\n")
     words = (tmp_path / "p.txt", "--out", tmp_path / "out", "-b")

@@ -473,6 +473,7 @@ def test_published_figures_and_files_are_in_the_table() -> None:
             assert item.repo is None or item.revision or item.sha256, "neither pinned nor checked"
 
 
+@pytest.mark.slow
 def test_on_the_command_line(folder: Path, tmp_path: Path) -> None:
     for seed in range(2):
         picture(seed=seed).save(tmp_path / f"{seed}.png")

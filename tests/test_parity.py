@@ -47,6 +47,7 @@ def test_the_rows_hold_what_is_awkward(gallery: Path, expected_rows: Rows) -> No
     assert any("日本語" in p for p in prompts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resize", COLUMN)
 def test_command_line(tiny_checkpoint: Path, gallery: Path, expected_rows: Rows, resize: str) -> None:
     """Prompts by way of the command line: the awkward ones, and the first of the gallery with all its images."""
