@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from humanpref.generate import GenerateError, Prompt, generate, make_backend
+from humanpref.shapes import sources
 from tests.generating import contents
-
-sources = pytest.importorskip("humanpref.shapes.sources")
 
 
 def test_sources_of_the_toy_world(tmp_path: Path) -> None:

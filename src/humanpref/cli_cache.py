@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from humanpref.cli_options import ReportFormat
 from humanpref.errors import CacheError
 from humanpref.scorers import SPECS, get_spec
 
@@ -23,27 +23,20 @@ cache_app = typer.Typer(
 )
 
 
-class InfoFormat(str, Enum):
-    """How what the cache holds is printed."""
-
-    table = "table"
-    json = "json"
-
-
 def _complete_model(incomplete: str) -> list[str]:
     return [name for name in SPECS if name.startswith(incomplete)]
 
 
 @cache_app.command("info")
 def info_command(
-    format: Annotated[InfoFormat, typer.Option(help="table for people, json for programs.")] = InfoFormat.table,
+    format: Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")] = ReportFormat.table,
 ) -> None:
     """Say where the cache is, how large, and how many scores of which scorer it holds."""
     from humanpref.cache import ScoreCache
 
     with ScoreCache() as cache:
         info = cache.info()
-    print(_json(info) if format is InfoFormat.json else _table(info))
+    print(_json(info) if format is ReportFormat.json else _table(info))
 
 
 @cache_app.command("clear")

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from humanpref.cli_options import ReportFormat
 from humanpref.data.sources import DATASETS
 from humanpref.errors import DataError
 from humanpref.terminal import progress, say
@@ -20,13 +21,6 @@ data_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-
-class ReportFormat(str, Enum):
-    """How a report is printed."""
-
-    table = "table"
-    json = "json"
 
 
 class PairsFormat(str, Enum):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from humanpref.cli_options import EngineName
+from humanpref.cli_options import EngineName, ReportFormat
 from humanpref.errors import HumanprefError, UnknownNameError
 from humanpref.terminal import progress, say
 
@@ -17,13 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from humanpref.generate import GenerateReport
-
-
-class ReportFormat(str, Enum):
-    """How the report is printed."""
-
-    table = "table"
-    json = "json"
 
 
 class DtypeName(str, Enum):

@@ -23,6 +23,13 @@ class Format(str, Enum):
     csv = "csv"
 
 
+class ReportFormat(str, Enum):
+    """How a report is printed."""
+
+    table = "table"
+    json = "json"
+
+
 class Resize(str, Enum):
     """Whether the bicubic resize filters before it shrinks."""
 

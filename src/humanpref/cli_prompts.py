@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from humanpref.cli_options import EngineName
+from humanpref.cli_options import EngineName, ReportFormat
 from humanpref.errors import DataError, HumanprefError
 from humanpref.terminal import progress, say
 
@@ -22,13 +22,6 @@ prompts_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-
-class ReportFormat(str, Enum):
-    """How a report is printed."""
-
-    table = "table"
-    json = "json"
 
 
 class CleanerName(str, Enum):

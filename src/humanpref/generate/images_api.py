@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
-from email.utils import parsedate_to_datetime
 from io import BytesIO
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +26,7 @@ from humanpref.errors import HumanprefError, ImageError, MissingExtraError
 from humanpref.generate.contract import GenerateError, Outcome, Request, Settings
 from humanpref.images import MAX_REMOTE_BYTES, open_image
 from humanpref.prompts.records import Prompt
+from humanpref.retry_after import retry_after
 
 KEY = "OPENAI_API_KEY"
 MAX_ANSWER_BYTES = 2 * MAX_REMOTE_BYTES
@@ -168,7 +168,7 @@ class ImagesApiBackend:
         if any(word in codes for word in REFUSALS):
             return _RefusedError(text)
         if status in {408, 409, 425, 429} or status >= 500:
-            return _AgainError(f"{status}: {text}", _retry_after(error.response.headers))
+            return _AgainError(f"{status}: {text}", retry_after(error.response.headers))
         return _FailedError(f"{status}: {text}")
 
     def _decode(self, body: bytes, deadline: float) -> Image.Image:
@@ -217,20 +217,6 @@ def _read(blocks: Iterator[bytes], deadline: float, limit: int) -> bytes:
 def _message(error: Any) -> str:
     body = error.body if isinstance(error.body, Mapping) else {}
     return " ".join(str(body.get("message") or error.message).split())[:300]
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that Retry-After asks for, as a number or a date; None without it."""
-    if not (value := headers.get("retry-after")):
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return None
 
 
 def _openai() -> Any:

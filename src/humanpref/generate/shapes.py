@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from humanpref.errors import MissingExtraError
 from humanpref.generate.contract import GenerateError, Outcome, Request, Settings
 from humanpref.generate.options import parse_size
 from humanpref.prompts.records import Prompt
+from humanpref.shapes import sources
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,6 @@ class ShapesBackend:
     made_with: str = "humanpref.shapes"
 
     def __post_init__(self) -> None:
-        sources = _sources()
         if self.source not in (known := list(sources.SOURCES)):
             raise GenerateError(f"shapes:{self.source}: no such source; there are {', '.join(map(str, known))}")
         size = parse_size(self.config.size)
@@ -50,20 +48,11 @@ class ShapesBackend:
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Outcome]:
         """Yield pictures in order, each drawn by itself, so that one caption's fault is not the others'."""
-        draw = _sources().generate
         for request in requests:
             began = time.perf_counter()
             try:
-                (image,) = draw(self.source, [request.prompt.text], [request.seed], self.pixels)
+                (image,) = sources.generate(self.source, [request.prompt.text], [request.seed], self.pixels)
             except Exception as error:  # captions that the toy world cannot draw
                 yield Outcome(request, "failed", reason=" ".join(f"{error}".split()) or type(error).__name__)
             else:
                 yield Outcome(request, "done", image=image, seconds=time.perf_counter() - began)
-
-
-def _sources() -> Any:
-    try:
-        from humanpref.shapes import sources
-    except ImportError:
-        raise MissingExtraError("shapes: this version of humanpref has no toy world (humanpref.shapes)") from None
-    return sources

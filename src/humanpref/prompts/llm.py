@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from humanpref.errors import HumanprefError, MissingExtraError
 from humanpref.prompts.answers import INSTRUCTION, judge
 from humanpref.prompts.llm_cache import Answer, AnswerCache
 from humanpref.prompts.records import Cleaned
+from humanpref.retry_after import retry_after
 
 _GIVE_UP = 5  # prompts in a row that the endpoint does not answer
 
@@ -177,7 +177,7 @@ class LLMCleaner:
         """Count a failure and wait: as long as the endpoint asks for, else twice as long each time, with chance."""
         with self._lock:
             self.usage.failed_requests += 1
-        wait = _retry_after(headers)
+        wait = retry_after(headers)
         if wait is None:
             wait = min(30.0, 0.5 * 2**attempt) * random.uniform(0.5, 1.0)  # noqa: S311
         elif wait > self.options.longest_wait:
@@ -199,22 +199,3 @@ class LLMCleaner:
             self._stop.wait(left)
         if self._stop.is_set():
             raise EndpointError(self._why or "stopped")
-
-
-def _retry_after(headers: Any) -> float | None:
-    """The seconds that a Retry-After header asks for, as a number or a date."""
-    if milliseconds := headers.get("retry-after-ms"):
-        try:
-            return max(0.0, float(milliseconds) / 1000)
-        except ValueError:
-            return None
-    if not (value := headers.get("retry-after")):
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (TypeError, ValueError):
-        return None
