@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from humanpref import load_scorer
+from humanpref.annotate.store import Store
 from humanpref.data.formats import read_rankings
-from humanpref.demo_pipeline import PEOPLE, run_pipeline, write_page
+from humanpref.demo_pipeline import DATABASE, PEOPLE, run_pipeline, write_page
 from humanpref.shapes.grammar import parse
 from humanpref.shapes.quality import quality
 from tests.browser import chromium
@@ -20,8 +21,9 @@ SOURCES = ("clean", "wrong-colours", "coarse")
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory):
     out = tmp_path_factory.mktemp("demo")
-    prompts, report = run_pipeline(out, load_scorer("lite"), sources=SOURCES, prompts=3)
+    prompts, report, link = run_pipeline(out, load_scorer("lite"), sources=SOURCES, prompts=3)
     write_page(prompts, report, out / "index.html")
+    assert link
     return out, prompts, report
 
 
@@ -39,6 +41,12 @@ def test_every_stage_leaves_its_files(made) -> None:
     assert len(rankings) == 3 * PEOPLE
     assert {image.source for r in rankings for image in r.images} == set(SOURCES)
     assert report.instances == 3
+    store = Store(str(out / DATABASE))
+    assert store.counts().done == 3 * PEOPLE
+    assert [a.name for a in store.annotators()] == [*(f"honest-{i + 1}" for i in range(PEOPLE)), "you"]
+    you = store.annotators()[-1].number
+    assert len(store.open_assignments(you)) == 2  # there is room for the reader
+    store.close()
     assert (out / "review.html").is_file()
 
 
@@ -74,6 +82,12 @@ def test_the_page_in_a_browser(made) -> None:
 def test_a_second_run_makes_nothing_again(made) -> None:
     out, prompts, _ = made
     before = {path: path.stat().st_mtime_ns for path in (out / "images").rglob("*.png")}
-    again, _ = run_pipeline(out, load_scorer("lite"), sources=SOURCES, prompts=3)
+    again, _, _ = run_pipeline(out, load_scorer("lite"), sources=SOURCES, prompts=3)
     assert {path: path.stat().st_mtime_ns for path in (out / "images").rglob("*.png")} == before
-    assert again == prompts
+    # of two pictures that are the same to the byte, chance decides which a person puts first
+    assert _scores(again) == _scores(prompts)
+    assert [p.cleaned for p in again] == [p.cleaned for p in prompts]
+
+
+def _scores(prompts) -> dict[str, tuple[float, float]]:
+    return {str(i.path): (i.score, i.truth) for p in prompts for i in p.images}

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from humanpref.cli_annotate import annotate_app
 from humanpref.cli_cache import cache_app
 from humanpref.cli_data import data_app, download_dataset
 from humanpref.cli_evaluate import evaluate_command
@@ -44,6 +45,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.add_typer(prompts_app, name="prompts")
+app.add_typer(annotate_app, name="annotate")
 app.command("evaluate")(evaluate_command)
 app.command("generate")(generate_command)
 
@@ -160,7 +162,7 @@ def demo_command(
     """Rank example images; then go from prompts to preferences in a small world of shapes. Works offline."""
     from humanpref import output
     from humanpref.demo import PROMPT, contact_sheet, make_examples, save_image
-    from humanpref.demo_pipeline import run_pipeline, write_page
+    from humanpref.demo_pipeline import DATABASE, run_pipeline, write_page
     from humanpref.ranking import score
     from humanpref.scorers import load_scorer
 
@@ -173,9 +175,14 @@ def demo_command(
     _say(*report.notes)
     print(output.RENDER_SCORE[format.value](report))
     _say(f"Look at {out / 'ranking.png'}")
-    prompts, evaluation = run_pipeline(out, lite, track=_progress)
+    prompts, evaluation, link = run_pipeline(out, lite, track=_progress)
     write_page(prompts, evaluation, out / "index.html")
     _say(f"Look at {out / 'index.html'}: prompts, cleaned, drawn by four sources, ranked and scored")
+    if link is not None:
+        _say(
+            f"Rank them yourself: humanpref annotate serve --db {out / DATABASE}",
+            f"then open http://127.0.0.1:8000/join/{link}",
+        )
 
 
 @app.callback(invoke_without_command=True)

@@ -1,7 +1,8 @@
 """The pipeline in small, offline: prompts -> cleaned -> images by four sources -> ranked by simulated people, scored.
 
-All in the shapes world, where the truth is known; each step is the one that `humanpref prompts`, `generate` and
-`evaluate` take, and leaves the files that they would.
+All in the shapes world, where the truth is known; each step is the one that `humanpref prompts`, `generate`, `annotate`
+and `evaluate` take, and leaves the files that they would. Where the `annotate` extra is installed, the people use the
+real pages of a real server; otherwise they are asked directly.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from html import escape
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
-from humanpref.data.formats import write_rankings
+from humanpref.data.formats import read_rankings, write_rankings
 from humanpref.errors import DataError
 from humanpref.evaluation.evaluate import evaluate_scorers
 from humanpref.generate import generate, make_backend, read_groups, read_prompts
@@ -23,13 +25,14 @@ from humanpref.prompts.clean import clean_file
 from humanpref.prompts.files import write_prompts
 from humanpref.prompts.records import Prompt
 from humanpref.prompts.rules import RuleCleaner
-from humanpref.records import EvalReport
+from humanpref.records import EvalReport, Group, Ranking
 from humanpref.scorers import Scorer
 from humanpref.shapes.annotators import group_qualities, people, simulate_rankings
 from humanpref.shapes.grammar import captions
 
 SOURCES = ("clean", "miscounting", "wrong-colours", "coarse")
 PEOPLE = 5
+DATABASE = "annotate.db"
 SIZE = 128
 BOOSTERS = (
     ", highly detailed, trending on artstation, 8 k",
@@ -69,11 +72,12 @@ def run_pipeline(
     prompts: int = 6,
     seed: int = 0,
     track: Track = lambda _, __: nullcontext(lambda: None),
-) -> tuple[tuple[DemoPrompt, ...], EvalReport]:
-    """Go the whole way in the folder `out` -> every prompt with its pictures, and how the scorer agrees with people.
+) -> tuple[tuple[DemoPrompt, ...], EvalReport, str | None]:
+    """Go the whole way in the folder `out` -> every prompt with its pictures, how the scorer agrees with people, and
+    the token of a link to rank the pictures oneself (None without the `annotate` extra).
 
-    Writes prompts.jsonl, cleaned.jsonl, review.html, images/ (with its manifest and groups) and images/rankings.jsonl;
-    what generation has made is not made again. Raises `DataError`, `GenerateError` and the like.
+    Writes prompts.jsonl, cleaned.jsonl, review.html, images/ (with its manifest and groups), images/rankings.jsonl and
+    annotate.db; what generation has made is not made again. Raises `DataError`, `GenerateError` and the like.
     """
     out.mkdir(parents=True, exist_ok=True)
     typed = [
@@ -88,8 +92,7 @@ def run_pipeline(
     wanted = {prompt.id: prompt for prompt in cleaned}
     as_typed = {prompt.id: prompt.text for prompt in typed}
     groups = [group for group in read_groups(out / "images") if group.id in wanted]
-    rankings = simulate_rankings(groups, people(PEOPLE, seed), seed=seed)
-    write_rankings(rankings, out / "images" / "rankings.jsonl")
+    rankings, link = _ask_people(groups, out, seed, track)
     report = evaluate_scorers(rankings, [scorer], data=str(out / "images" / "rankings.jsonl"), seed=seed)
     found = []
     for group in groups:
@@ -102,7 +105,38 @@ def run_pipeline(
         ]
         images.sort(key=lambda image: image.mean_rank)
         found.append(DemoPrompt(as_typed[str(group.id)], group.prompt, tuple(images)))
-    return tuple(found), report
+    return tuple(found), report, link
+
+
+def _ask_people(groups: Sequence[Group], out: Path, seed: int, track: Track) -> tuple[list[Ranking], str | None]:
+    """Let simulated people rank the groups -> their rankings, which are written too, and a link's token for a user."""
+    file = out / "images" / "rankings.jsonl"
+    if any(find_spec(name) is None for name in ("sqlalchemy", "alembic", "fastapi", "limits", "itsdangerous")):
+        rankings = simulate_rankings(groups, people(PEOPLE, seed), seed=seed)
+        write_rankings(rankings, file)
+        return rankings, None
+    from humanpref.annotate.export import export
+    from humanpref.annotate.project import prepare_groups
+    from humanpref.annotate.records import ProjectConfig
+    from humanpref.annotate.simulate import crowd, let_rank, local_server
+    from humanpref.annotate.store import Store
+
+    for old in out.glob("annotate.db*"):  # of the last demo
+        old.unlink()
+    config = ProjectConfig(
+        rankings_per_group=PEOPLE + 1, gold_share=0.0, repeat_share=0.0, minimum_seconds=0.0, seed=seed
+    )
+    store, _ = Store.create(
+        str(out / DATABASE), config, out / "images", prepare_groups(groups, out / "images", practice=False)
+    )
+    crowd_ = crowd(PEOPLE, seed=seed)
+    tokens = [store.invite(person.name)[1] for person in crowd_]
+    with local_server(store) as url, track("Ranking", PEOPLE * len(store.groups())) as advance:
+        let_rank(url, tokens, crowd_, seed=seed, on_answer=advance)
+    export(store.judgements(), store.groups(), store.annotators(), file, image_folder=store.image_root)
+    link = store.invite("you")[1]
+    store.close()
+    return read_rankings(file), link
 
 
 def write_page(prompts: Sequence[DemoPrompt], report: EvalReport, path: Path) -> None:

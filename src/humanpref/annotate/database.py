@@ -79,7 +79,7 @@ class Database:
             connection.commit()
 
     def attempt(self, work: Callable[[sa.Connection], T]) -> T:
-        """Do work in a write transaction, again where another one was first. Raises `UnreachableError` after many tries."""
+        """Do work in a write transaction, again where another was first. Raises `UnreachableError` after many tries."""
         for _ in range(ATTEMPTS):
             try:
                 with self.write() as connection:

@@ -11,6 +11,7 @@ import json
 import random
 import secrets
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import sqlalchemy as sa
 
@@ -25,7 +26,7 @@ CANDIDATES = 32
 APART = 5
 """How many other groups lie between a group and its repeat, at least."""
 
-Prefer = Callable[[sa.Connection, Sequence[int]], int]
+Prefer: TypeAlias = "Callable[[sa.Connection, Sequence[int]], int]"
 """Chooses one of several groups (their numbers)."""
 
 

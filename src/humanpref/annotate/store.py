@@ -20,6 +20,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from humanpref.annotate import answering, handing
+from humanpref.annotate.asking import MostTelling
 from humanpref.annotate.database import Database
 from humanpref.annotate.records import (
     AnnotateError,
@@ -80,7 +81,7 @@ class Store:
         self.image_root = Path(row["image_root"])
         self.secret: str = row["secret"]
         self._admin_hash: str = row["admin_hash"]
-        self._chooser = handing.Chooser(self.config)
+        self._chooser = handing.Chooser(self.config, MostTelling() if self.config.order == "active" else None)
 
     @classmethod
     def create(
