@@ -105,6 +105,10 @@ class Database:
             cause = " ".join(str(error.orig).split())[:160]
             raise DataError(f"{self}: is not a database of this program, or is damaged ({cause})") from None
 
+    def exists(self) -> bool:
+        """Is there anything to connect to? (SQLite would make an empty file.) Of a server it is not known yet."""
+        return not self.is_sqlite or Path(str(self.url.database)).is_file()
+
     def upgrade(self) -> None:
         """Make the tables, or bring those of an older version up to date; what is in them stays."""
         with self.write() as connection:

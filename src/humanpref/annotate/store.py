@@ -68,7 +68,7 @@ class Store:
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
         self.database = Database(url)
         self._clock = clock
-        now, known = self.database.version()
+        now, known = self.database.version() if self.database.exists() else (None, None)
         if now is None:
             raise DataError(f"{self.database}: holds no project; make one with: humanpref annotate init")
         if now != known:
