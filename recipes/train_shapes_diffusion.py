@@ -1,7 +1,7 @@
 """nice -n 19 python recipes/train_shapes_diffusion.py --work /tmp/shapes-diffusion
 
-Trains the small diffusion model of the shapes world that ships with the package, and writes it, in diffusers' own
-format, to `--out`. Needs `pip install -e ".[generate]"`; no network, no GPU. Seeded; stopped and started again with the
+Trains a small diffusion model of the shapes world and writes it, in diffusers' own format, to `--out`. Not good
+enough to ship yet: docs/shapes.md has what was measured. Needs `pip install -e ".[generate]"`; no network, no GPU. Seeded; stopped and started again with the
 same `--work`, it goes on where it was. Its stages, each kept on disk:
 
     data         scenes drawn at 32 px; a part of them blurred, noisy, faded or coarse and captioned "bad picture. ..."
@@ -55,7 +55,7 @@ from humanpref.shapes.quality import WEIGHTS, quality
 from humanpref.shapes.render import render
 
 SIDE, LATENT, CHANNELS, TOKENS, WIDTH = 32, 16, 4, 28, 96
-OUT = Path("src/humanpref/shapes/pipeline")
+OUT = Path("shapes-diffusion")
 STEPS, GUIDANCE = 25, 3.0  # of sampling, where it is measured
 GOOD, BAD = QUALITY_WORDS
 HELD_OUT = 777
