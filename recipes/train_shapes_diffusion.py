@@ -1,8 +1,8 @@
 """nice -n 19 python recipes/train_shapes_diffusion.py --work /tmp/shapes-diffusion
 
-Trains a small diffusion model of the shapes world and writes it, in diffusers' own format, to `--out`. Not good
-enough to ship yet: docs/shapes.md has what was measured. Needs `pip install -e ".[generate]"`; no network, no GPU. Seeded; stopped and started again with the
-same `--work`, it goes on where it was. Its stages, each kept on disk:
+Trains a small diffusion model of the shapes world and writes it, in diffusers' own format, to `--out`. Not good enough
+to ship yet: docs/shapes.md has what was measured. Needs `pip install -e ".[generate]"`; no network, no GPU. Seeded;
+stopped and started again with the same `--work`, it goes on where it was. Its stages, each kept on disk:
 
     data         scenes drawn at 32 px; a part of them blurred, noisy, faded or coarse and captioned "bad picture. ..."
     text         CLIPTextModel learns to read: from the end of a caption, all that it says is told (a linear layer that
