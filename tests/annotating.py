@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -15,15 +13,12 @@ from typing import Any
 
 import httpx
 
-from humanpref.annotate.app import create_app
 from humanpref.annotate.records import ProjectConfig, ProjectGroup, ProjectImage
 from humanpref.annotate.security import Rates
+from humanpref.annotate.simulate import UNHURRIED, local_server
 from humanpref.annotate.store import Store
 from humanpref.shapes.grammar import captions
 from humanpref.shapes.sources import SOURCES, generate
-
-FAST = Rates(requests="100000/minute", answers="100000/minute")
-"""For tests, which are faster than people."""
 
 
 @cache
@@ -112,21 +107,10 @@ class Visitor:
 
 
 @contextmanager
-def serving(store: Store, admin: str, *, rates: Rates = FAST) -> Iterator[Served]:
-    """Serve a project by uvicorn on a free port of this machine."""
-    import uvicorn
-
-    app = create_app(store, secret=store.secret, rates=rates)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
+def serving(store: Store, admin: str, *, rates: Rates = UNHURRIED) -> Iterator[Served]:
+    """Serve a project by uvicorn on a free port of this machine, and close it."""
     try:
-        while not server.started:
-            assert thread.is_alive(), "the server did not start"
-            time.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield Served(store, admin, f"http://127.0.0.1:{port}")
+        with local_server(store, rates=rates) as url:
+            yield Served(store, admin, url)
     finally:
-        server.should_exit = True
-        thread.join(10)
         store.close()

@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from humanpref.annotate.places import count_taken, free_slot
 from humanpref.annotate.records import AnnotateError, Answer, Assignment, Judgement, ProjectConfig
 from humanpref.annotate.schema import annotators, answers, assignments, groups, images
 from humanpref.metrics import competition_ranks
@@ -24,8 +25,6 @@ def submit(
     connection: sa.Connection, config: ProjectConfig, annotator: int, token: str, answer: Answer, now: int
 ) -> None:
     """Keep an answer, see `Store.submit`."""
-    from humanpref.annotate.handing import count_taken, free_slot
-
     if not connection.execute(sa.select(annotators.c.active).where(annotators.c.id == annotator)).scalar_one_or_none():
         raise AnnotateError("revoked", "this link is not valid any more")
     mine = sa.select(assignments).where(assignments.c.token == token, assignments.c.annotator_id == annotator)
@@ -120,7 +119,7 @@ def assignment_of(connection: sa.Connection, row: sa.RowMapping, answer: sa.RowM
             answer["skip"],
             answer["seconds"],
         )
-    return Assignment(row["token"], prompt, tuple(shown), row["kind"], _when(row["expires_at"]), said)
+    return Assignment(row["token"], prompt, tuple(shown), row["kind"], when(row["expires_at"]), said)
 
 
 def recent(connection: sa.Connection, annotator: int, count: int) -> list[Assignment]:
@@ -197,12 +196,13 @@ def judgements(connection: sa.Connection) -> list[Judgement]:
             seconds=row["seconds"],
             unsafe=tuple(json.loads(row["unsafe"])),
             skip=row["skip"],
-            submitted_at=_when(row["at"]),
+            submitted_at=when(row["at"]),
             corrected=row["times"] - 1,
         )
         for row in connection.execute(query).mappings()
     ]
 
 
-def _when(milliseconds: int) -> datetime:
+def when(milliseconds: int) -> datetime:
+    """Turn a time of the database into one of Python, UTC."""
     return datetime.fromtimestamp(milliseconds / 1000, timezone.utc)

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from humanpref.annotate.answering import assignment_of
 from humanpref.annotate.database import ConflictError
+from humanpref.annotate.places import count_taken, free_slot
 from humanpref.annotate.records import AnnotateError, Assignment, Kind, ProjectConfig
 from humanpref.annotate.schema import annotators, assignments, groups, images
 
@@ -168,25 +169,12 @@ class Chooser:
         return True
 
 
-def free_slot(connection: sa.Connection, group: int, k: int) -> int | None:
-    """The lowest place of a group that nobody holds, None where all are taken. The group's row must be locked."""
-    used = connection.execute(sa.select(assignments.c.slot).where(_holding(group)))
-    return min(set(range(k)) - set(used.scalars()), default=None)
-
-
-def count_taken(connection: sa.Connection, numbers: Sequence[int]) -> None:
-    """Count again how many places of these groups are taken."""
-    held = sa.select(sa.func.count()).where(_holding(groups.c.id)).scalar_subquery()
-    for number in sorted(set(numbers)):  # in one order everywhere, so that transactions do not wait in a circle
-        connection.execute(groups.update().where(groups.c.id == number).values(taken=held))
-
-
 def release(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
     """Let open leases go: their places are free again."""
     query = sa.select(assignments.c.id, assignments.c.group_id).where(assignments.c.state == "open", which)
     rows = connection.execute(query.with_for_update(skip_locked=True)).all()
-    for number, _ in rows:
-        connection.execute(assignments.update().where(assignments.c.id == number).values(state="expired"))
+    numbers = [number for number, _ in rows]
+    connection.execute(assignments.update().where(assignments.c.id.in_(numbers)).values(state="expired"))
     count_taken(connection, [group for _, group in rows])
 
 
@@ -195,14 +183,6 @@ def withdraw(connection: sa.Connection, group: int, problem: str) -> None:
     first = sa.and_(groups.c.id == group, groups.c.problem.is_(None))
     connection.execute(groups.update().where(first).values(problem=problem))
     release(connection, assignments.c.group_id == group)
-
-
-def _holding(group: int | sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
-    return sa.and_(
-        assignments.c.group_id == group,
-        assignments.c.kind == "task",
-        assignments.c.state.in_(("open", "done")),
-    )
 
 
 def _seen(annotator: int, kind: Kind) -> sa.ColumnElement[bool]:

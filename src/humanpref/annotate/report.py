@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from humanpref.annotate.quality import (
 )
 from humanpref.annotate.records import Annotator, Judgement, ProjectConfig
 from humanpref.errors import DataError
-from humanpref.evaluation.report import check_report
+from humanpref.evaluation.report import check_report, write_whole
 from humanpref.evaluation.report_cells import NONE, Cell, Column, Table, brackets, count, percent, plain, row
 
 REVERSE = (
@@ -101,14 +100,7 @@ def write_report(report: AnnotationReport, path: str | Path, *, names: bool = Fa
     """
     path = Path(path)
     check_path(path)
-    content = _html(report, names)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content.encode("utf-8", "replace"))
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise DataError(f"{path}: the report cannot be written ({error.strerror})") from None
+    write_whole(path, _html(report, names))
 
 
 def _html(report: AnnotationReport, names: bool) -> str:

@@ -28,7 +28,7 @@ from humanpref.annotate.records import AnnotateError
 from humanpref.annotate.security import Rates
 from humanpref.annotate.store import Store
 from humanpref.metrics import competition_ranks
-from humanpref.shapes.annotators import TEMPERATURE
+from humanpref.shapes.annotators import TEMPERATURE, people
 from humanpref.shapes.quality import quality
 
 Manner: TypeAlias = Literal["honest", "careless", "adversary"]
@@ -50,10 +50,10 @@ class SimulatedPerson:
 
 def crowd(honest: int, careless: int = 0, adversaries: int = 0, *, seed: int = 0) -> list[SimulatedPerson]:
     """Make people; the honest differ in care, their temperatures from half to twice the usual."""
-    spread = 2.0 ** np.random.default_rng(seed).uniform(-1, 1, honest)
-    people = [SimulatedPerson(f"honest-{i + 1}", "honest", float(TEMPERATURE * s)) for i, s in enumerate(spread)]
-    people += [SimulatedPerson(f"careless-{i + 1}", "careless") for i in range(careless)]
-    return people + [SimulatedPerson(f"adversary-{i + 1}", "adversary") for i in range(adversaries)]
+    careful = people(honest, seed)
+    made = [SimulatedPerson(f"honest-{i + 1}", "honest", one.temperature) for i, one in enumerate(careful)]
+    made += [SimulatedPerson(f"careless-{i + 1}", "careless") for i in range(careless)]
+    return made + [SimulatedPerson(f"adversary-{i + 1}", "adversary") for i in range(adversaries)]
 
 
 def work_off(url: str, token: str, person: SimulatedPerson, *, seed: int = 0, on_answer: Callable[[], None]) -> int:
@@ -128,16 +128,16 @@ def _patiently(call: Callable[[], httpx.Response], allowed: Sequence[int] = ()) 
 def let_rank(
     url: str,
     tokens: Sequence[str],
-    people: Sequence[SimulatedPerson],
+    crowd: Sequence[SimulatedPerson],
     *,
     seed: int = 0,
     on_answer: Callable[[], None] = lambda: None,
 ) -> list[int]:
     """Let all of them rank at once, each by their own link's token -> the answers each gave."""
-    with ThreadPoolExecutor(max(1, len(people))) as pool:
+    with ThreadPoolExecutor(max(1, len(crowd))) as pool:
         jobs = [
             pool.submit(work_off, url, token, person, seed=seed, on_answer=on_answer)
-            for token, person in zip(tokens, people, strict=True)
+            for token, person in zip(tokens, crowd, strict=True)
         ]
         return [job.result() for job in jobs]
 

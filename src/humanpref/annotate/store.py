@@ -13,13 +13,14 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from humanpref.annotate import answering, handing
+from humanpref.annotate.answering import when
 from humanpref.annotate.asking import MostTelling
 from humanpref.annotate.database import Database
 from humanpref.annotate.records import (
@@ -185,14 +186,6 @@ class Store:
         """Is this the administrator's token? Compared in constant time."""
         return hmac.compare_digest(_hash(token), self._admin_hash)
 
-    def renew_admin(self) -> str:
-        """Make a new token for the administrator; the old one is dead at once on servers started after."""
-        token = secrets.token_urlsafe(24)
-        with self.database.write() as connection:
-            connection.execute(project.update().values(admin_hash=_hash(token)))
-        self._admin_hash = _hash(token)
-        return token
-
     # ---- work
 
     def open_assignments(self, annotator: int, count: int = 2) -> list[Assignment]:
@@ -318,11 +311,6 @@ class Store:
             tuple((when(at), n) for at, n in hours),
             tuple((key, str(problem)) for key, problem in problems),
         )
-
-
-def when(milliseconds: int) -> datetime:
-    """Turn a time of the database into one of Python, UTC."""
-    return datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
 
 
 def _must_change(connection: sa.Connection, number: int, values: dict[str, Any]) -> None:

@@ -75,6 +75,11 @@ def write_report(
         raise DataError(f"{path}: there is nothing to report on")
     render = {".html": _html, ".md": _markdown, ".tex": _latex}[path.suffix.lower()]
     content = render(reports, generators)
+    write_whole(path, content)
+
+
+def write_whole(path: Path, content: str) -> None:
+    """Write a report's text, whole or not at all. Raises `DataError`."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         # a path's undecodable bytes (surrogates) have no UTF-8 and are shown as "?"
