@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
+from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +36,9 @@ from humanpref.errors import HumanprefError, ScoreError, UnknownNameError
 from humanpref.scorers import DEFAULT_SCORER, SPECS, get_spec
 from humanpref.terminal import progress as _progress
 from humanpref.terminal import say as _say
+
+INTERRUPTED = 130
+"""The exit status after Ctrl-C, as shells have it."""
 
 app = typer.Typer(
     name="humanpref",
@@ -221,7 +226,20 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         _say("interrupted")
-        sys.exit(130)
+        _leave_interrupted()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer has caught the interrupt
+            _leave_interrupted()
+        raise
+
+
+def _leave_interrupted() -> None:
+    """End at once with status 130, everything unwound already. On the ordinary way out CPython would raise the signal
+    once more where the interrupt had passed through code made from text, as dataclasses are: status -2 at times."""
+    with suppress(OSError, ValueError):  # nobody is left to read
+        sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":
