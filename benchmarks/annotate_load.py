@@ -98,7 +98,9 @@ async def crowd(url: str, tokens: list[str], options: argparse.Namespace) -> tup
     submits: list[float] = []
     images: list[float] = []
     errors = [0]
-    limits = httpx.Limits(max_connections=len(tokens) + 10, max_keepalive_connections=len(tokens) + 10)
+    limits = httpx.Limits(
+        max_connections=len(tokens) + 10, max_keepalive_connections=len(tokens) + 10, keepalive_expiry=3
+    )
     async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
         people = [await sign_in(client, token) for token in tokens]
         end = time.monotonic() + options.seconds
