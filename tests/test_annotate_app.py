@@ -567,7 +567,7 @@ def test_an_accident_is_a_500_without_a_word_about_it(served: Served, monkeypatc
     def broken(*_: Any) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr(served.store, "open_assignments", broken)
+    monkeypatch.setattr(served.store, "work", broken)
     for path in ("/", "/api/tasks"):
         response = person.get(path)
         assert response.status_code == 500

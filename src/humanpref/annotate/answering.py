@@ -20,15 +20,44 @@ from humanpref.metrics import competition_ranks
 
 LONGEST_REASON = 500
 
+# Statements are made once: putting one together takes longer than running it. `me` is an annotator's number.
+_ME: sa.BindParameter[int] = sa.bindparam("me")
+_OWN = (assignments.c.token == sa.bindparam("token"), assignments.c.annotator_id == _ME)
+_I_AM_ACTIVE = sa.select(annotators.c.active).where(annotators.c.id == _ME).with_for_update()
+_MINE = sa.select(assignments).where(*_OWN).with_for_update()
+_LATEST = (
+    sa.select(answers)
+    .where(answers.c.assignment_id == sa.bindparam("assignment"))
+    .order_by(answers.c.id.desc())
+    .limit(1)
+)
+_LAST_TIME = (
+    sa.select(sa.func.max(answers.c.at))
+    .join(assignments, assignments.c.id == answers.c.assignment_id)
+    .where(assignments.c.annotator_id == _ME)
+)
+_CHANGE = (
+    assignments.update()
+    .where(assignments.c.id == sa.bindparam("number"))
+    .values(state=sa.bindparam("state"), slot=sa.bindparam("slot"))
+)
+_PICTURES = (
+    sa.select(images, assignments.c.shown).join(assignments, assignments.c.group_id == images.c.group_id).where(*_OWN)
+)
+
+
+def lock_person(connection: sa.Connection, annotator: int) -> None:
+    """Let one transaction of a person go on at a time. Raises `AnnotateError` "revoked"."""
+    if not connection.execute(_I_AM_ACTIVE, {"me": annotator}).scalar_one_or_none():
+        raise AnnotateError("revoked", "this link is not valid any more")
+
 
 def submit(
     connection: sa.Connection, config: ProjectConfig, annotator: int, token: str, answer: Answer, now: int
 ) -> None:
     """Keep an answer, see `Store.submit`."""
-    if not connection.execute(sa.select(annotators.c.active).where(annotators.c.id == annotator)).scalar_one_or_none():
-        raise AnnotateError("revoked", "this link is not valid any more")
-    mine = sa.select(assignments).where(assignments.c.token == token, assignments.c.annotator_id == annotator)
-    row = connection.execute(mine.with_for_update()).mappings().one_or_none()
+    lock_person(connection, annotator)
+    row = connection.execute(_MINE, {"me": annotator, "token": token}).mappings().one_or_none()
     if row is None:
         raise AnnotateError("unknown", "there is no such group for you")
     shown = json.loads(row["shown"])
@@ -47,8 +76,8 @@ def submit(
     elif row["state"] == "expired" and _has_another(connection, row):
         raise AnnotateError("expired", "the time for this group is over; you have it before you anew")
     seconds = _seconds(connection, row, now)
-    connection.execute(answers.insert().values(assignment_id=row["id"], seconds=seconds, at=now, **said))
-    connection.execute(assignments.update().where(assignments.c.id == row["id"]).values(changed))
+    connection.execute(answers.insert(), {"assignment_id": row["id"], "seconds": seconds, "at": now, **said})
+    connection.execute(_CHANGE, {"slot": row["slot"], "number": row["id"], **changed})
     if row["kind"] == "task" and state != row["state"]:
         count_taken(connection, [row["group_id"]])
 
@@ -76,8 +105,7 @@ def _checked(answer: Answer, shown: Sequence[int], *, ties: bool) -> dict[str, A
 
 
 def _latest(connection: sa.Connection, assignment: int) -> sa.RowMapping | None:
-    query = sa.select(answers).where(answers.c.assignment_id == assignment).order_by(answers.c.id.desc()).limit(1)
-    return connection.execute(query).mappings().one_or_none()
+    return connection.execute(_LATEST, {"assignment": assignment}).mappings().one_or_none()
 
 
 def _has_another(connection: sa.Connection, row: sa.RowMapping) -> bool:
@@ -95,19 +123,13 @@ def _has_another(connection: sa.Connection, row: sa.RowMapping) -> bool:
 def _seconds(connection: sa.Connection, row: sa.RowMapping, now: int) -> float:
     """How long it took, as the server saw it: since it was handed out or, as the next group is handed out ahead, since
     this person's last answer."""
-    query = (
-        sa.select(sa.func.max(answers.c.at))
-        .join(assignments, assignments.c.id == answers.c.assignment_id)
-        .where(assignments.c.annotator_id == row["annotator_id"])
-    )
-    before: int = connection.execute(query).scalar_one_or_none() or 0
+    before: int = connection.execute(_LAST_TIME, {"me": row["annotator_id"]}).scalar_one_or_none() or 0
     begun: int = max(before, row["leased_at"])
     return max(0, now - begun) / 1000
 
 
-def assignment_of(connection: sa.Connection, row: sa.RowMapping, answer: sa.RowMapping | None = None) -> Assignment:
-    """Make the record of a row of `assignments`, with its answer by positions."""
-    prompt = connection.execute(sa.select(groups.c.prompt).where(groups.c.id == row["group_id"])).scalar_one()
+def assignment_of(row: sa.RowMapping, answer: sa.RowMapping | None = None) -> Assignment:
+    """Make the record of a row of `assignments` with its group's prompt, with its answer by positions."""
     shown = json.loads(row["shown"])
     said = None
     if answer is not None:
@@ -119,14 +141,15 @@ def assignment_of(connection: sa.Connection, row: sa.RowMapping, answer: sa.RowM
             answer["skip"],
             answer["seconds"],
         )
-    return Assignment(row["token"], prompt, tuple(shown), row["kind"], when(row["expires_at"]), said)
+    return Assignment(row["token"], row["prompt"], tuple(shown), row["kind"], when(row["expires_at"]), said)
 
 
 def recent(connection: sa.Connection, annotator: int, count: int) -> list[Assignment]:
     """What someone answered last, newest first; practice is over when it is over."""
     order = sa.select(sa.func.min(answers.c.id)).where(answers.c.assignment_id == assignments.c.id).scalar_subquery()
     query = (
-        sa.select(assignments)
+        sa.select(assignments, groups.c.prompt)
+        .join(groups, groups.c.id == assignments.c.group_id)
         .where(
             assignments.c.annotator_id == annotator,
             assignments.c.state.in_(("done", "skipped")),
@@ -136,19 +159,16 @@ def recent(connection: sa.Connection, annotator: int, count: int) -> list[Assign
         .limit(count)
     )
     rows = connection.execute(query).mappings().all()
-    return [assignment_of(connection, row, _latest(connection, row["id"])) for row in rows]
+    return [assignment_of(row, _latest(connection, row["id"])) for row in rows]
 
 
 def image_row(connection: sa.Connection, annotator: int, token: str, position: int) -> sa.RowMapping | None:
     """The row of an image shown at a position of someone's own assignment."""
-    query = sa.select(assignments.c.group_id, assignments.c.shown).where(
-        assignments.c.token == token, assignments.c.annotator_id == annotator
-    )
-    row = connection.execute(query).one_or_none()
-    if row is None or not 0 <= position < len(shown := json.loads(row.shown)):
+    rows = connection.execute(_PICTURES, {"me": annotator, "token": token}).mappings().all()
+    if not 0 <= position < len(rows):
         return None
-    which = sa.select(images).where(images.c.group_id == row.group_id, images.c.position == shown[position])
-    return connection.execute(which).mappings().one()
+    wanted = json.loads(rows[0]["shown"])[position]
+    return next(row for row in rows if row["position"] == wanted)
 
 
 def judgements(connection: sa.Connection) -> list[Judgement]:

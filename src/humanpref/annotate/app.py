@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from humanpref.annotate import admin, security
 from humanpref.annotate.languages import LANGUAGES
 from humanpref.annotate.pages import STATIC, Site, embed, site_of, static_version
-from humanpref.annotate.records import MOST, AnnotateError, Annotator, Answer, Assignment
+from humanpref.annotate.records import MOST, AnnotateError, Annotator, Answer, Assignment, Work
 from humanpref.annotate.security import Guard, Limiter, Rates, RequestError, Sessions, address
 from humanpref.annotate.store import Store
 
@@ -130,7 +130,7 @@ def home(request: Request) -> Response:
     if not request.session.get("link") and site.store.config.self_registration:
         return RedirectResponse("/register", 303)
     person = annotator_of(request)
-    work = _work(site, person)
+    work = _plain_work(site.store.work(person.number))
     if not request.session.get("read") and not work["progress"]["done"]:
         return site.page(request, "instructions.html", first=True)
     return site.page(request, "rank.html", work=work, data=embed(work))
@@ -152,7 +152,7 @@ def start(request: Request, person: Person) -> Response:  # noqa: ARG001
 @router.get("/api/tasks")
 def tasks(request: Request, person: Person) -> dict[str, Any]:
     """Return the current group, the next and the progress; the leases are renewed."""
-    return _work(site_of(request), person)
+    return _plain_work(site_of(request).store.work(person.number))
 
 
 @router.post("/api/answers/{token}")
@@ -160,8 +160,7 @@ def answer(request: Request, person: Person, token: str, body: AnswerBody) -> di
     """Keep an answer (on the disk before this returns) and return what comes next."""
     site = site_of(request)
     site.limiter.hit("answers", str(person.number))
-    site.store.submit(person.number, token, body.answer())
-    return _work(site, person)
+    return _plain_work(site.store.submit_and_go_on(person.number, token, body.answer()))
 
 
 @router.post("/api/practice/{token}")
@@ -170,8 +169,8 @@ def practise(request: Request, person: Person, token: str, body: AnswerBody) -> 
     site = site_of(request)
     site.limiter.hit("answers", str(person.number))
     shown = [task for task in site.store.open_assignments(person.number) if task.token == token]
-    site.store.submit(person.number, token, body.answer())
-    return _work(site, person) | {"expected": _expected(site, shown[0]) if shown else None}
+    work = _plain_work(site.store.submit_and_go_on(person.number, token, body.answer()))
+    return work | {"expected": _expected(site, shown[0]) if shown else None}
 
 
 @router.get("/api/recent")
@@ -191,12 +190,11 @@ def image(request: Request, person: Person, token: str, position: int) -> Respon
     )
 
 
-def _work(site: Site, person: Annotator) -> dict[str, Any]:
+def _plain_work(work: Work) -> dict[str, Any]:
     """Return what is before someone, in plain values: no kind but practice, no names, no sources."""
-    open_now = site.store.open_assignments(person.number)
-    progress = site.store.progress(person.number)
+    progress = work.progress
     return {
-        "tasks": [_plain(task) for task in open_now],
+        "tasks": [_plain(task) for task in work.tasks],
         "progress": {"done": progress.done, "left": progress.left, "practice": progress.practice_left},
     }
 

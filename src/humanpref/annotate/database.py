@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,12 +44,13 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = database_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        options: dict[str, Any] = {"pool_pre_ping": True}
+        # SQLite lets one write at a time and others ask again and again; threads of one server had better queue
+        self._turn = threading.Lock() if self.is_sqlite else None
+        options: dict[str, Any] = {"pool_size": 10, "max_overflow": 30, "pool_timeout": BUSY_SECONDS}
         if self.is_sqlite:
             options["connect_args"] = {"timeout": BUSY_SECONDS}
         else:
-            options |= {"pool_size": 10, "max_overflow": 20, "pool_timeout": BUSY_SECONDS}
-            options["connect_args"] = {"connect_timeout": 5}
+            options |= {"pool_pre_ping": True, "connect_args": {"connect_timeout": 5}}
         try:
             self.engine = sa.create_engine(self.url, **options)
         except ImportError as error:
@@ -71,7 +73,7 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """A transaction on the disk when it ends; one writer at a time in SQLite, by row locks in PostgreSQL."""
-        with self._reached(), self.engine.connect() as connection:
+        with self._waited(), self._reached(), self.engine.connect() as connection:
             if self.is_sqlite:
                 # taken at once, because a reader that becomes a writer cannot wait for another one
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -87,6 +89,18 @@ class Database:
             except (exc.IntegrityError, ConflictError):
                 continue
         raise UnreachableError("too many people at once; try again")
+
+    @contextmanager
+    def _waited(self) -> Iterator[None]:
+        if self._turn is None:
+            yield
+            return
+        if not self._turn.acquire(timeout=BUSY_SECONDS):
+            raise UnreachableError(f"{self}: is too busy")
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     @contextmanager
     def _reached(self) -> Iterator[None]:

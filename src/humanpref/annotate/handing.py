@@ -2,6 +2,7 @@
 transactions of them.
 
 A task takes one of its group's k places while it is open or answered; the database itself refuses two on one place.
+The statements are made once: putting one together takes longer than running it.
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ import hashlib
 import json
 import random
 import secrets
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 
-from humanpref.annotate.answering import assignment_of
+from humanpref.annotate.answering import assignment_of, lock_person
 from humanpref.annotate.database import ConflictError
 from humanpref.annotate.places import count_taken, free_slot
-from humanpref.annotate.records import AnnotateError, Assignment, Kind, ProjectConfig
-from humanpref.annotate.schema import annotators, assignments, groups, images
+from humanpref.annotate.records import Assignment, Kind, Progress, ProjectConfig
+from humanpref.annotate.schema import assignments, groups, images
 
 CANDIDATES = 32
 """How many groups the active order chooses among: a random handful, so that the search stays quick in any project."""
@@ -29,6 +31,88 @@ APART = 5
 
 Prefer: TypeAlias = "Callable[[sa.Connection, Sequence[int]], int]"
 """Chooses one of several groups (their numbers)."""
+
+# ---- the statements; `me` is an annotator's number, `k` how many rankings a group wants
+
+_ME: sa.BindParameter[int] = sa.bindparam("me")
+_K: sa.BindParameter[int] = sa.bindparam("k")
+_START: sa.BindParameter[float] = sa.bindparam("start")
+_LIVE = assignments.c.state != sa.literal_column("'expired'")  # written out, so that the partial index is found
+_GOOD = groups.c.problem.is_(None)
+_MINE = sa.and_(assignments.c.annotator_id == _ME, assignments.c.state == "open")
+
+
+def _seen(kind: Kind) -> sa.ColumnElement[bool]:
+    own = assignments.alias("own")
+    where = (own.c.group_id == groups.c.id, own.c.annotator_id == _ME, own.c.kind == kind)
+    live = own.c.state != sa.literal_column("'expired'")
+    return sa.select(own.c.id).where(*where, live).correlate(groups).exists()
+
+
+def _unseen(kind: Kind, order: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    return sa.select(groups.c.id).where(groups.c.role == kind, _GOOD, ~_seen(kind)).order_by(order).limit(1)
+
+
+_WANTED = (groups.c.role == "task", _GOOD, groups.c.taken < _K)
+_RENEW = assignments.update().where(_MINE).values(expires_at=sa.bindparam("expires"))
+_HELD = (
+    sa.select(assignments, groups.c.prompt)
+    .join(groups, groups.c.id == assignments.c.group_id)
+    .where(_MINE)
+    .order_by(assignments.c.id)
+    .limit(sa.bindparam("count"))
+)
+_HANDED = sa.select(sa.func.count()).where(
+    assignments.c.annotator_id == _ME, assignments.c.kind != "practice", assignments.c.state != "expired"
+)
+_UNSEEN: Mapping[Kind, sa.Select[Any]] = MappingProxyType(
+    {"practice": _unseen("practice", groups.c.id), "gold": _unseen("gold", groups.c.place)}
+)
+_RANKED_BEFORE = (
+    sa.select(assignments.c.group_id)
+    .join(groups, groups.c.id == assignments.c.group_id)
+    .where(
+        assignments.c.annotator_id == _ME,
+        assignments.c.kind == "task",
+        assignments.c.state == "done",
+        _GOOD,
+        ~_seen("repeat"),
+    )
+    .order_by(assignments.c.id.desc())
+    .offset(APART)
+    .limit(20)
+)
+_SEARCH = [  # from a random place on, then from the beginning; the second time those that others have in hand too
+    sa.select(groups.c.id)
+    .where(*_WANTED, ~_seen("task"), part)
+    .order_by(groups.c.place)
+    .limit(sa.bindparam("count"))
+    .with_for_update(skip_locked=passing)
+    for passing in (True, False)
+    for part in (groups.c.place >= _START, groups.c.place < _START)
+]
+_IMAGES = sa.select(sa.func.count()).where(images.c.group_id == sa.bindparam("group"))
+_TELL = sa.select(assignments.c.state, assignments.c.kind, sa.func.count()).where(assignments.c.annotator_id == _ME)
+_TALLY = _TELL.group_by(assignments.c.state, assignments.c.kind)
+_ALL_WANTED = sa.select(sa.func.count()).select_from(groups).where(*_WANTED)
+_WANTED_BUT_SEEN = (
+    sa.select(sa.func.count())
+    .select_from(assignments)
+    .join(groups, groups.c.id == assignments.c.group_id)
+    .where(assignments.c.annotator_id == _ME, assignments.c.kind == "task", _LIVE, *_WANTED)
+)
+_PRACTICE = sa.select(sa.func.count()).select_from(groups).where(groups.c.role == "practice", _GOOD)
+_PRACTISED = (
+    sa.select(sa.func.count())
+    .select_from(assignments)
+    .join(groups, groups.c.id == assignments.c.group_id)
+    .where(
+        assignments.c.annotator_id == _ME,
+        assignments.c.kind == "practice",
+        assignments.c.state.in_(("done", "skipped")),
+        _GOOD,
+    )
+)
 
 
 class Chooser:
@@ -40,133 +124,121 @@ class Chooser:
 
     def hand_out(self, connection: sa.Connection, annotator: int, count: int, now: int) -> list[Assignment]:
         """Renew what someone holds and fill it up to `count`, in the order it is to be shown."""
-        # one transaction of a person at a time: two tabs get the same groups, not twice as many
-        me = sa.select(annotators.c.active).where(annotators.c.id == annotator).with_for_update()
-        if not connection.execute(me).scalar_one_or_none():
-            raise AnnotateError("revoked", "this link is not valid any more")
+        lock_person(connection, annotator)  # two tabs get the same groups, not twice as many
         expires = now + int(self.config.lease_minutes * 60_000)
-        mine = sa.and_(assignments.c.annotator_id == annotator, assignments.c.state == "open")
-        connection.execute(assignments.update().where(mine).values(expires_at=expires))
-        held = connection.execute(sa.select(sa.func.count()).where(mine)).scalar_one()
-        while held < count and self._one_more(connection, annotator, now, expires):
-            held += 1
-        rows = connection.execute(sa.select(assignments).where(mine).order_by(assignments.c.id).limit(count))
-        return [assignment_of(connection, row) for row in rows.mappings().all()]
+        connection.execute(_RENEW, {"me": annotator, "expires": expires})
+        held = self._held(connection, annotator, count)
+        if len(held) < count:
+            for _ in range(count - len(held)):
+                if not self._one_more(connection, annotator, now, expires):
+                    break
+            held = self._held(connection, annotator, count)
+        return held
+
+    def _held(self, connection: sa.Connection, annotator: int, count: int) -> list[Assignment]:
+        rows = connection.execute(_HELD, {"me": annotator, "count": count}).mappings().all()
+        return [assignment_of(row) for row in rows]
 
     def _one_more(self, connection: sa.Connection, annotator: int, now: int, expires: int) -> bool:
-        task = self._task(connection, annotator, secrets.randbelow(2**32) / 2**32)
-        practice = self._practice(connection, annotator)
-        if practice is not None and task is not None:  # nobody practises for nothing
-            return self._assign(connection, annotator, practice, "practice", now, expires)
-        count = connection.execute(
-            sa.select(sa.func.count()).where(
-                assignments.c.annotator_id == annotator,
-                assignments.c.kind != "practice",
-                assignments.c.state != "expired",
-            )
-        ).scalar_one()
-        drawn = _unit(f"{self.config.seed}\0{annotator}\0{count}\0kind")
-        if task is None and count == 0:
+        found = self._next(connection, annotator)
+        if found is None:
             return False
-        if drawn < self.config.gold_share and (group := self._gold(connection, annotator)) is not None:
-            return self._assign(connection, annotator, group, "gold", now, expires)
-        share = self.config.gold_share + self.config.repeat_share
-        if self.config.gold_share <= drawn < share and (group := self._repeat(connection, annotator)) is not None:
-            return self._assign(connection, annotator, group, "repeat", now, expires)
-        return task is not None and self._assign(connection, annotator, task, "task", now, expires)
-
-    def practice_left(self, connection: sa.Connection, annotator: int) -> int:
-        """How many practice groups someone has not answered yet."""
-        if not self.config.practice:
-            return 0
-        answered = sa.select(assignments.c.group_id).where(
-            assignments.c.annotator_id == annotator,
-            assignments.c.kind == "practice",
-            assignments.c.state.in_(("done", "skipped")),
-        )
-        query = sa.select(sa.func.count()).select_from(groups)
-        return connection.execute(
-            query.where(groups.c.role == "practice", groups.c.problem.is_(None), groups.c.id.not_in(answered))
-        ).scalar_one()
-
-    def _practice(self, connection: sa.Connection, annotator: int) -> int | None:
-        if not self.config.practice:
-            return None
-        return self._unseen(connection, annotator, "practice", groups.c.id)
-
-    def _gold(self, connection: sa.Connection, annotator: int) -> int | None:
-        return self._unseen(connection, annotator, "gold", groups.c.place)
-
-    def _unseen(
-        self, connection: sa.Connection, annotator: int, kind: Kind, order: sa.ColumnElement[object]
-    ) -> int | None:
-        query = sa.select(groups.c.id).where(groups.c.role == kind, groups.c.problem.is_(None), ~_seen(annotator, kind))
-        return connection.execute(query.order_by(order).limit(1)).scalar_one_or_none()
-
-    def _repeat(self, connection: sa.Connection, annotator: int) -> int | None:
-        """A group that this person ranked some time ago and has not been shown again."""
-        tasks = connection.execute(
-            sa.select(assignments.c.group_id)
-            .join(groups, groups.c.id == assignments.c.group_id)
-            .where(
-                assignments.c.annotator_id == annotator,
-                assignments.c.kind == "task",
-                assignments.c.state == "done",
-                groups.c.problem.is_(None),
-                ~_seen(annotator, "repeat"),
-            )
-            .order_by(assignments.c.id.desc())
-            .offset(APART)
-            .limit(20)
-        ).scalars()
-        return min(tasks, key=lambda group: _unit(f"{self.config.seed}\0{annotator}\0{group}"), default=None)
-
-    def available(self, annotator: int) -> tuple[sa.ColumnElement[bool], ...]:
-        """Which groups someone could be handed as a task now."""
-        return (
-            groups.c.role == "task",
-            groups.c.problem.is_(None),
-            groups.c.taken < self.config.rankings_per_group,
-            ~_seen(annotator, "task"),
-        )
-
-    def _task(self, connection: sa.Connection, annotator: int, start: float) -> int | None:
-        """Search from a random place on, then from the beginning; a group that another transaction has in hand is
-        passed over, and waited for only where there is no other."""
-        limit = CANDIDATES if self.prefer else 1
-        for passing in (True, False):
-            for part in (groups.c.place >= start, groups.c.place < start):
-                query = sa.select(groups.c.id).where(*self.available(annotator), part).order_by(groups.c.place)
-                query = query.limit(limit).with_for_update(skip_locked=passing)
-                if found := connection.execute(query).scalars().all():
-                    return self.prefer(connection, found) if self.prefer and len(found) > 1 else found[0]
-        return None
-
-    def _assign(
-        self, connection: sa.Connection, annotator: int, group: int, kind: Kind, now: int, expires: int
-    ) -> bool:
+        kind, group = found
+        shown = list(range(connection.execute(_IMAGES, {"group": group}).scalar_one()))
         token = secrets.token_urlsafe(16)
-        count = connection.execute(sa.select(sa.func.count()).where(images.c.group_id == group)).scalar_one()
-        shown = list(range(count))
         random.Random(token).shuffle(shown)  # noqa: S311 - an order, not a secret
         slot = free_slot(connection, group, self.config.rankings_per_group) if kind == "task" else None
         if kind == "task" and slot is None:
             raise ConflictError
         connection.execute(
-            assignments.insert().values(
-                token=token,
-                group_id=group,
-                annotator_id=annotator,
-                kind=kind,
-                slot=slot,
-                shown=json.dumps(shown),
-                state="open",
-                leased_at=now,
-                expires_at=expires,
-            )
+            assignments.insert(),
+            {
+                "token": token,
+                "group_id": group,
+                "annotator_id": annotator,
+                "kind": kind,
+                "slot": slot,
+                "shown": json.dumps(shown),
+                "state": "open",
+                "leased_at": now,
+                "expires_at": expires,
+            },
         )
-        count_taken(connection, [group])
+        if kind == "task":
+            count_taken(connection, [group])
         return True
+
+    def _next(self, connection: sa.Connection, annotator: int) -> tuple[Kind, int] | None:
+        """What someone is to be handed next, and the group."""
+        task = None
+        if self.config.practice and (practice := self._unseen(connection, annotator, "practice")) is not None:
+            task = self._task(connection, annotator)
+            if task is not None:  # nobody practises for nothing
+                return "practice", practice
+        count = connection.execute(_HANDED, {"me": annotator}).scalar_one()
+        if count == 0 and (task := self._task(connection, annotator)) is None:
+            return None
+        drawn = _unit(f"{self.config.seed}\0{annotator}\0{count}\0kind")
+        gold_share, share = self.config.gold_share, self.config.gold_share + self.config.repeat_share
+        if drawn < gold_share and (gold := self._unseen(connection, annotator, "gold")) is not None:
+            return "gold", gold
+        if gold_share <= drawn < share and (repeat := self._repeat(connection, annotator)) is not None:
+            return "repeat", repeat
+        if task is None:
+            task = self._task(connection, annotator)
+        return None if task is None else ("task", task)
+
+    def _unseen(self, connection: sa.Connection, annotator: int, kind: Kind) -> int | None:
+        found: int | None = connection.execute(_UNSEEN[kind], {"me": annotator}).scalar_one_or_none()
+        return found
+
+    def _repeat(self, connection: sa.Connection, annotator: int) -> int | None:
+        """A group that this person ranked some time ago and has not been shown again."""
+        tasks = connection.execute(_RANKED_BEFORE, {"me": annotator}).scalars()
+        return min(tasks, key=lambda group: _unit(f"{self.config.seed}\0{annotator}\0{group}"), default=None)
+
+    def _task(self, connection: sa.Connection, annotator: int) -> int | None:
+        """Search a group to rank; one that another transaction has in hand is passed over, and waited for only where
+        there is no other."""
+        values = {
+            "me": annotator,
+            "k": self.config.rankings_per_group,
+            "start": secrets.randbelow(2**32) / 2**32,
+            "count": CANDIDATES if self.prefer else 1,
+        }
+        for search in _SEARCH:
+            if found := connection.execute(search, values).scalars().all():
+                return self.prefer(connection, found) if self.prefer and len(found) > 1 else found[0]
+        return None
+
+    def progress(self, connection: sa.Connection, annotator: int) -> Progress:
+        """How far someone is."""
+        values = {"me": annotator, "k": self.config.rankings_per_group}
+        done = held = 0
+        for state, kind, count in connection.execute(_TALLY, values):
+            if kind != "practice":
+                done += count if state in {"done", "skipped"} else 0
+                held += count if state == "open" else 0
+        wanted = connection.execute(_ALL_WANTED, values).scalar_one()
+        seen = connection.execute(_WANTED_BUT_SEEN, values).scalar_one()
+        practice = 0
+        if self.config.practice:
+            practice = connection.execute(_PRACTICE).scalar_one() - connection.execute(_PRACTISED, values).scalar_one()
+        return Progress(done, wanted - seen + held, practice)
+
+
+_LATE = sa.and_(assignments.c.state == "open", assignments.c.expires_at <= sa.bindparam("now"))
+_ANY_LATE = sa.select(assignments.c.id).where(_LATE).limit(1)
+
+
+def any_late(connection: sa.Connection, now: int) -> bool:
+    """Has any lease run out?"""
+    return connection.execute(_ANY_LATE, {"now": now}).first() is not None
+
+
+def release_late(connection: sa.Connection, now: int) -> None:
+    """Let the leases that have run out go."""
+    release(connection, sa.and_(assignments.c.state == "open", assignments.c.expires_at <= now))
 
 
 def release(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
@@ -183,21 +255,6 @@ def withdraw(connection: sa.Connection, group: int, problem: str) -> None:
     first = sa.and_(groups.c.id == group, groups.c.problem.is_(None))
     connection.execute(groups.update().where(first).values(problem=problem))
     release(connection, assignments.c.group_id == group)
-
-
-def _seen(annotator: int, kind: Kind) -> sa.ColumnElement[bool]:
-    own = assignments.alias("own")
-    return (
-        sa.select(own.c.id)
-        .where(
-            own.c.group_id == groups.c.id,
-            own.c.annotator_id == annotator,
-            own.c.kind == kind,
-            own.c.state != "expired",
-        )
-        .correlate(groups)
-        .exists()
-    )
 
 
 def _unit(text: str) -> float:

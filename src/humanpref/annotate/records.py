@@ -115,6 +115,23 @@ class Assignment:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far one annotator is: answers given, groups left for them (as things stand), practice groups left."""
+
+    done: int
+    left: int
+    practice_left: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one annotator has before them: the current group and the next (fewer when little is left)."""
+
+    tasks: tuple[Assignment, ...]
+    progress: Progress
+
+
+@dataclass(frozen=True)
 class Answer:
     """What an annotator said: `ranks[i]` is the place (1 = best) of the image shown at position i; `unsafe` are
     positions. Or `skip`: the reason why there is no order."""

@@ -29,23 +29,30 @@ from humanpref.annotate.records import (
     Answer,
     Assignment,
     Judgement,
+    Progress,
     ProjectConfig,
     ProjectGroup,
     ProjectImage,
+    Work,
 )
 from humanpref.annotate.schema import annotators, answers, assignments, exclusions, groups, images, project
 from humanpref.errors import DataError
 
 HOUR = 3600 * 1000
+LOOK_MS = 1000
+"""How often to look for leases that have run out."""
 
-
-@dataclass(frozen=True)
-class Progress:
-    """How far one annotator is: answers given, groups left for them (as things stand), practice groups left."""
-
-    done: int
-    left: int
-    practice_left: int
+_REASON = (
+    sa.select(exclusions.c.reason)
+    .where(exclusions.c.annotator_id == annotators.c.id)
+    .order_by(exclusions.c.id.desc())
+    .limit(1)
+    .scalar_subquery()
+    .label("reason")
+)
+_EVERYONE = sa.select(annotators, _REASON).order_by(annotators.c.id)
+_HOLDER = _EVERYONE.where(annotators.c.token_hash == sa.bindparam("hash"), annotators.c.active == 1)
+_NUMBER = _EVERYONE.where(annotators.c.id == sa.bindparam("number"))
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,7 @@ class Store:
         self.image_root = Path(row["image_root"])
         self.secret: str = row["secret"]
         self._admin_hash: str = row["admin_hash"]
+        self._looked = 0  # when leases were looked after last
         self._chooser = handing.Chooser(self.config, MostTelling() if self.config.order == "active" else None)
 
     @classmethod
@@ -145,31 +153,19 @@ class Store:
 
     def annotator_of_token(self, token: str) -> Annotator | None:
         """Who holds this link? None where nobody does, or no longer."""
-        found = self._annotators(annotators.c.token_hash == _hash(token), annotators.c.active == 1)
-        return found[0] if found else None
+        return next(iter(self._annotators(_HOLDER, {"hash": _hash(token)})), None)
 
     def annotator(self, number: int) -> Annotator | None:
         """Look someone up by number."""
-        found = self._annotators(annotators.c.id == number)
-        return found[0] if found else None
+        return next(iter(self._annotators(_NUMBER, {"number": number})), None)
 
     def annotators(self) -> list[Annotator]:
         """Everyone, in the order they were invited."""
-        return self._annotators()
+        return self._annotators(_EVERYONE, {})
 
-    def _annotators(self, *where: sa.ColumnElement[bool]) -> list[Annotator]:
-        latest = sa.select(sa.func.max(exclusions.c.id)).group_by(exclusions.c.annotator_id)
-        reasons = (
-            sa.select(exclusions.c.annotator_id, exclusions.c.reason).where(exclusions.c.id.in_(latest)).subquery()
-        )
-        query = (
-            sa.select(annotators, reasons.c.reason)
-            .outerjoin(reasons, reasons.c.annotator_id == annotators.c.id)
-            .where(*where)
-            .order_by(annotators.c.id)
-        )
+    def _annotators(self, query: sa.Select[Any], values: dict[str, Any]) -> list[Annotator]:
         with self.database.read() as connection:
-            rows = connection.execute(query).mappings().all()
+            rows = connection.execute(query, values).mappings().all()
         return [
             Annotator(r["id"], r["name"], r["handle"], bool(r["active"]), when(r["created_at"]), r["reason"])
             for r in rows
@@ -196,13 +192,24 @@ class Store:
         self._expire()
         return self.database.attempt(lambda c: self._chooser.hand_out(c, annotator, count, self._now()))
 
+    def work(self, annotator: int) -> Work:
+        """What this person has before them and how far they are. Raises as `open_assignments` does."""
+        self._expire()
+        return self.database.attempt(lambda c: self._work(c, annotator))
+
+    def _work(self, connection: sa.Connection, annotator: int) -> Work:
+        tasks = self._chooser.hand_out(connection, annotator, 2, self._now())
+        return Work(tuple(tasks), self._chooser.progress(connection, annotator))
+
     def _expire(self) -> None:
         now = self._now()
-        late = sa.and_(assignments.c.state == "open", assignments.c.expires_at <= now)
+        if 0 <= now - self._looked < LOOK_MS:
+            return
+        self._looked = now
         with self.database.read() as connection:
-            if connection.execute(sa.select(assignments.c.id).where(late).limit(1)).first() is None:
+            if not handing.any_late(connection, now):
                 return
-        self.database.attempt(lambda c: handing.release(c, late))
+        self.database.attempt(lambda c: handing.release_late(c, now))
 
     def submit(self, annotator: int, token: str, answer: Answer) -> None:
         """Keep an answer; it is on the disk when this returns. The same again changes nothing, another one corrects it.
@@ -212,6 +219,16 @@ class Store:
         """
         self.database.attempt(lambda c: answering.submit(c, self.config, annotator, token, answer, self._now()))
 
+    def submit_and_go_on(self, annotator: int, token: str, answer: Answer) -> Work:
+        """`submit` and `work` in one transaction, so that the disk is waited for only once."""
+        self._expire()
+
+        def both(connection: sa.Connection) -> Work:
+            answering.submit(connection, self.config, annotator, token, answer, self._now())
+            return self._work(connection, annotator)
+
+        return self.database.attempt(both)
+
     def recent(self, annotator: int, count: int = 5) -> list[Assignment]:
         """What someone answered last, newest first, with the answers."""
         with self.database.read() as connection:
@@ -220,25 +237,7 @@ class Store:
     def progress(self, annotator: int) -> Progress:
         """How far someone is."""
         with self.database.read() as connection:
-            answered = connection.execute(
-                sa.select(sa.func.count()).where(
-                    assignments.c.annotator_id == annotator,
-                    assignments.c.state.in_(("done", "skipped")),
-                    assignments.c.kind != "practice",
-                )
-            ).scalar_one()
-            left = connection.execute(
-                sa.select(sa.func.count()).select_from(groups).where(*self._chooser.available(annotator))
-            ).scalar_one()
-            held = connection.execute(
-                sa.select(sa.func.count()).where(
-                    assignments.c.annotator_id == annotator,
-                    assignments.c.state == "open",
-                    assignments.c.kind != "practice",
-                )
-            ).scalar_one()
-            practice = self._chooser.practice_left(connection, annotator)
-        return Progress(answered, left + held, practice)
+            return self._chooser.progress(connection, annotator)
 
     def image(self, annotator: int, token: str, position: int) -> Path:
         """Where an image of someone's own assignment is. Raises `AnnotateError` "unknown", "image_gone" or
