@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -52,16 +52,14 @@ from humanpref.shapes.grammar import (
     sample_scene,
 )
 from humanpref.shapes.quality import WEIGHTS, quality
-from humanpref.shapes.render import render
+from humanpref.shapes.render import Layout, draw, layout, render
 
-SIDE, LATENT, CHANNELS, TOKENS, WIDTH = 32, 16, 4, 28, 96
+SIDE, LATENT, CHANNELS, TOKENS, WIDTH = 32, 8, 19, 28, 96
 OUT = Path("shapes-diffusion")
 STEPS, GUIDANCE = 25, 3.0  # of sampling, where it is measured
 GOOD, BAD = QUALITY_WORDS
 HELD_OUT = 777
-"""Seed of the captions the finished model is measured on; scenes that were trained on are left out of them."""
-
-CROP = 16  # pixels of a crop that the autoencoder learns from
+"""Seed of the captions the finished model is measured on."""
 
 
 def main() -> None:
@@ -70,20 +68,16 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     clock = Clock(options.work / "seconds.json")
-    with clock("data"):
-        scenes, damaged, pixels = make_data(options.work / "data.npz", options.scenes, options.seed)
-        tokenizer = make_tokenizer(options.work / "tokenizer")
+    without = frozenset(parse(text) for text in held_out(options.measured))
+    tokenizer = make_tokenizer(options.work / "tokenizer")
     with clock("text"):
-        text = train_text(options.work / "text.pt", tokenizer, options)
+        text = train_text(options.work / "text.pt", tokenizer, without, options)
     with clock("autoencoder"):
-        vae = train_autoencoder(options.work / "autoencoder.pt", pixels, options)
-        latents = encode(options.work / "latents.npy", vae, pixels)
+        vae = train_autoencoder(options.work / "autoencoder.pt", without, options)
     with clock("denoiser"):
-        unet, loss = train_denoiser(options.work, scenes, damaged, latents, tokenizer, text, options)
-    with clock("decoder"):
-        vae = refine_decoder(options.work / "decoder.pt", vae, latents, pixels, options)
+        unet, loss = train_denoiser(options.work, tokenizer, text, without, options)
     save(options.out, vae, unet, text, tokenizer)
-    card(options.out, scenes, loss, clock.seconds, options)
+    card(options.out, loss, clock.seconds, options)
     print(f"{options.out} written; seconds by stage: {clock.seconds}", flush=True)
 
 
@@ -91,7 +85,6 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("/tmp/shapes-diffusion"), help="where stages are kept")
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--scenes", type=int, default=30000)
     parser.add_argument("--text-steps", type=int, default=300)
     parser.add_argument("--autoencoder-steps", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=10000)
@@ -124,36 +117,103 @@ class Clock:
         self.path.write_text(json.dumps(self.seconds))
 
 
-# ---- data
+# ---- data, drawn as they are needed
 
 
-def make_data(path: Path, n: int, seed: int) -> tuple[list[Scene], np.ndarray, np.ndarray]:
-    """-> scenes, damaged (n,) bool, pixels (n, 32, 32, 3) uint8."""
-    rng = np.random.default_rng(seed)
-    scenes = [sample_scene(rng) for _ in range(n)]
-    if not path.exists():
-        damaged = rng.random(n) < 0.15
-        pixels = np.empty((n, SIDE, SIDE, 3), np.uint8)
-        for i, scene in enumerate(progress(scenes, "data")):
-            picture = render(scene, SIDE, i)
-            pixels[i] = np.asarray(damage(picture, np.random.default_rng((seed, i))) if damaged[i] else picture)
-        np.savez(path, damaged=damaged, pixels=pixels)
-    with np.load(path) as data:
-        return scenes, data["damaged"], data["pixels"]
+class Drawn(NamedTuple):
+    """A scene, all that its picture shows, and how that is damaged: `blur` and `fade` in [0, 1], 0 = not at all."""
+
+    scene: Scene
+    plan: Layout
+    blur: float
+    fade: float
+
+    @property
+    def damaged(self) -> bool:
+        return self.blur + self.fade > 0
+
+    def picture(self) -> Image.Image:
+        picture = draw(self.plan, SIDE)
+        if self.blur:
+            picture = picture.filter(ImageFilter.GaussianBlur(2 * self.blur))
+        if self.fade:
+            picture = ImageEnhance.Color(picture).enhance(1 - 0.8 * self.fade)
+            picture = ImageEnhance.Contrast(picture).enhance(1 - 0.5 * self.fade)
+        return picture
 
 
-def damage(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    kind = rng.integers(4)
-    if kind == 0:
-        return picture.filter(ImageFilter.GaussianBlur(rng.uniform(1.2, 2.4)))
-    if kind == 1:
-        noisy = np.asarray(picture, dtype=np.float64) + rng.normal(0, rng.uniform(25, 50), (SIDE, SIDE, 3))
-        return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
-    if kind == 2:
-        faded = ImageEnhance.Color(picture).enhance(rng.uniform(0.2, 0.5))
-        return ImageEnhance.Contrast(faded).enhance(rng.uniform(0.4, 0.7))
-    side = int(rng.integers(9, 14))
-    return picture.resize((side, side), Image.Resampling.BOX).resize(picture.size, Image.Resampling.BILINEAR)
+def held_out(n: int) -> list[str]:
+    """The captions to measure on. Their scenes are never trained on, in whatever words."""
+    return captions(n, HELD_OUT)
+
+
+def draw_some(rng: np.random.Generator, n: int, without: frozenset[Scene]) -> list[Drawn]:
+    drawn: list[Drawn] = []
+    while len(drawn) < n:
+        if (scene := sample_scene(rng)) in without:
+            continue
+        kind = rng.random()  # one in seven is damaged
+        blur = rng.uniform(0.4, 1) if kind < 0.10 else 0.0
+        fade = rng.uniform(0.5, 1) if 0.07 < kind < 0.15 else 0.0
+        drawn.append(Drawn(scene, layout(scene, rng), blur, fade))
+    return drawn
+
+
+def pixels_of(drawn: list[Drawn]) -> torch.Tensor:
+    """-> (n, 3, 32, 32) in [-1, 1]."""
+    return to_input([one.picture() for one in drawn])
+
+
+def to_input(pictures: list[Image.Image]) -> torch.Tensor:
+    pixels = np.stack([np.asarray(picture) for picture in pictures])
+    return channels_last(torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(127.5).sub(1))
+
+
+# ---- the latent space
+
+_TETRAHEDRON = np.array([(1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1)]) * 0.8
+_OCTAHEDRON = np.array([(1, 0, 0), (0, 1, 0), (0, 0, 1), (-1, 0, 0), (0, -1, 0), (0, 0, -1)]) * 1.6
+_TRIANGLE = np.array([(1, 0), (-0.5, 0.87), (-0.5, -0.87)]) * 1.2
+_Y, _X = np.meshgrid(*[(np.arange(LATENT) + 0.5) / LATENT] * 2, indexing="ij")  # of the cells' centres
+
+
+def field(one: Drawn) -> np.ndarray:
+    """What a picture shows, told cell by cell -> (19, 8, 8), float32. Every cell tells of the object whose edge is
+    nearest, and the less the farther that is:
+
+        0         how far it is within the square about the object, -1 ... 1
+        1, 2      where it is from the object's centre, x and y
+        3         the object's half width
+        4-6, 7-9  its shape and colour: corners of a tetrahedron and of an octahedron
+        10, 11    the phase of the hatching, where there is some
+
+    and all of them, the same everywhere, of the style (12-14), the background (15, 16), the blur (17), the fading (18).
+    """
+    z = np.zeros((CHANNELS, LATENT, LATENT), np.float32)
+    nearest = np.full((LATENT, LATENT), 9.0)
+    objects = one.plan.objects
+    for thing in sorted(objects, key=lambda thing: -thing.r):  # what is inside comes last
+        right, down = _X - thing.x, _Y - thing.y
+        edge = np.maximum(abs(right), abs(down)) - thing.r
+        inside = any(o.r > thing.r and max(abs(o.x - thing.x), abs(o.y - thing.y)) < o.r for o in objects)
+        mine = edge < (0.08 if inside else nearest)
+        nearest[mine] = edge[mine]
+        code = [np.ones_like(right), 5 * right, 5 * down, np.full_like(right, 8 * (thing.r - 0.2))]
+        kind = [*_TETRAHEDRON[SHAPES.index(thing.shape)], *_OCTAHEDRON[list(COLOURS).index(thing.colour)]]
+        code += [np.full_like(right, value) for value in kind]
+        if one.plan.style == "hatched":
+            turn = math.tau * (_X + _Y) / 0.11
+            code += [np.cos(turn), np.sin(turn)]
+        z[: len(code), mine] = (np.array(code) * ((0.14 - edge) / 0.08).clip(0, 1))[:, mine]
+    z[0] = (-10 * nearest).clip(-1, 1)
+    style, background = list(STYLES).index(one.plan.style), list(BACKGROUNDS).index(one.plan.background)
+    dense = [*_TETRAHEDRON[style], *_TRIANGLE[background], 1.5 * one.blur, 1.5 * one.fade]
+    z[12:] = np.array(dense)[:, None, None]
+    return z
+
+
+def fields(drawn: list[Drawn]) -> torch.Tensor:
+    return channels_last(torch.from_numpy(np.stack([field(one) for one in drawn])))
 
 
 # ---- text
@@ -197,7 +257,9 @@ def _merged(part: list[str], pair: tuple[str, str]) -> list[str]:
     return done
 
 
-def train_text(path: Path, tokenizer: CLIPTokenizer, options: argparse.Namespace) -> CLIPTextModel:
+def train_text(
+    path: Path, tokenizer: CLIPTokenizer, without: frozenset[Scene], options: argparse.Namespace
+) -> CLIPTextModel:
     """Learn to read captions before anything is drawn by them."""
     text = CLIPTextModel(
         CLIPTextConfig(
@@ -224,7 +286,7 @@ def train_text(path: Path, tokenizer: CLIPTokenizer, options: argparse.Namespace
     rng, right = np.random.default_rng(options.seed + 1), [0.0]
     for step in progress(range(options.text_steps), "text", lambda: f"{right[-1]:.1%} read right in all"):
         set_rate(optimiser, 2e-3 * min(1, (step + 1) / 100) * schedule(step, options.text_steps))
-        scenes = [sample_scene(rng) for _ in range(128)]
+        scenes = [one.scene for one in draw_some(rng, 128, without)]
         ids = tokenize(tokenizer, [prompt_of(scene, rng.random() < 0.3, rng, drop=0.0) for scene in scenes])
         end = (ids == tokenizer.eos_token_id).int().argmax(1)
         said = answers(text(ids).last_hidden_state[torch.arange(len(ids)), end]).split(sizes, 1)
@@ -288,122 +350,56 @@ def schedule(step: int, steps: int) -> float:
 # ---- autoencoder
 
 
-def train_autoencoder(path: Path, pixels: np.ndarray, options: argparse.Namespace) -> AutoencoderTiny:
-    """Plain convolutions, so it learns as well from crops, most of which hold a piece of an object: several times
-    faster than from whole pictures, most of which is background."""
-    vae = AutoencoderTiny(
+def autoencoder() -> AutoencoderTiny:
+    return AutoencoderTiny(
         latent_channels=CHANNELS,
-        encoder_block_out_channels=(32, 32),
-        decoder_block_out_channels=(32, 32),
-        num_encoder_blocks=(1, 1),
-        num_decoder_blocks=(2, 1),
+        encoder_block_out_channels=(32, 32, 32),
+        decoder_block_out_channels=(40, 40, 40),
+        num_encoder_blocks=(1, 1, 4),
+        num_decoder_blocks=(4, 3, 1),
         act_fn="relu",
         scaling_factor=1.0,
     )
+
+
+def train_autoencoder(path: Path, without: frozenset[Scene], options: argparse.Namespace) -> AutoencoderTiny:
+    """Both halves by example: pictures -> fields, and fields, not quite right, -> pictures."""
+    vae = autoencoder()
     if path.exists():
         vae.load_state_dict(torch.load(path, weights_only=True))
         return vae.eval()
     vae = vae.to(memory_format=torch.channels_last)
     weights = list(vae.parameters())
-    optimiser = torch.optim.AdamW(weights, lr=4e-3, betas=(0.9, 0.99), weight_decay=1e-4)
-    crops, noise_of = Crops(pixels, options.seed), torch.Generator().manual_seed(options.seed)
-    steps, errors = options.autoencoder_steps, list[float]()
-    for step in progress(range(steps), "autoencoder", lambda: f"mean error {np.mean(errors[-50:]):.4f} of the range"):
-        set_rate(optimiser, 4e-3 * min(1, (step + 1) / 50) * schedule(step, steps))
-        x, weight, _ = crops.draw(32)
-        z = vae.encode(x).latents
-        made = vae.decode(z + 0.03 * torch.randn(z.shape, generator=noise_of)).sample
-        step_on(optimiser, difference(made, x, weight) + 1e-3 * (z**2).mean(), weights)
-        errors.append(F.l1_loss(made, x).item() / 2)
+    optimiser = torch.optim.AdamW(weights, lr=3e-3, betas=(0.9, 0.99), weight_decay=1e-4)
+    average, steps, errors = [w.detach().clone() for w in weights], options.autoencoder_steps, list[tuple[float, ...]]()
+    rng, noise_of = np.random.default_rng(options.seed + 2), torch.Generator().manual_seed(options.seed)
+    told = lambda: "errors: decoder {:.4f} of the range, encoder {:.4f}".format(*np.mean(errors[-50:], axis=0))
+    for step in progress(range(steps), "autoencoder", told):
+        set_rate(optimiser, 3e-3 * min(1, (step + 1) / 100) * schedule(step, steps))
+        drawn = draw_some(rng, 16, without)
+        x, z = pixels_of(drawn), fields(drawn)
+        noise = 0.2 * torch.rand(len(z), 1, 1, 1, generator=noise_of) * torch.randn(z.shape, generator=noise_of)
+        made, seen = vae.decode(z + noise).sample, vae.encode(x).latents
+        encoding = F.mse_loss(seen, z)
+        step_on(optimiser, difference(made, x, z) + 0.1 * encoding, weights)
+        torch._foreach_lerp_(average, [w.detach() for w in weights], min(0.02, 10 / (step + 11)))
+        errors.append((F.l1_loss(made, x).item() / 2, encoding.item()))
+    with torch.no_grad():
+        for w, mean in zip(weights, average, strict=True):
+            w.copy_(mean)
     vae = vae.to(memory_format=torch.contiguous_format).eval()
-    standardise(vae, to_input(pixels[:2000]))
     torch.save(vae.state_dict(), path)
     return vae
-
-
-class Crops:
-    """Pieces of pictures, most of them about a random pixel of an object."""
-
-    def __init__(self, pixels: np.ndarray, seed: int) -> None:
-        self.pixels, self.rng = pixels, np.random.default_rng(seed)
-        background = np.concatenate([np.median(p.reshape(len(p), -1, 3), axis=1) for p in np.array_split(pixels, 20)])
-        self.objects = [np.abs(p.astype(np.int16) - b).max(-1) > 25 for p, b in zip(pixels, background, strict=True)]
-
-    def draw(self, n: int) -> tuple[torch.Tensor, torch.Tensor, list[tuple[int, int, int]]]:
-        """-> pixels (n, 3, CROP, CROP) in [-1, 1], their weights (n, 1, CROP, CROP), (picture, y, x) of each."""
-        where, x, weight = [], np.empty((n, CROP, CROP, 3), np.uint8), np.empty((n, CROP, CROP), np.float32)
-        for k, i in enumerate(self.rng.integers(len(self.pixels), size=n).tolist()):
-            middle = self.rng.integers(0, SIDE, 2)
-            if self.rng.random() < 0.9 and self.objects[i].any():
-                inked = np.argwhere(self.objects[i])
-                middle = inked[self.rng.integers(len(inked))] + self.rng.integers(-4, 5, 2)
-            y, left = ((middle - CROP // 2).clip(0, SIDE - CROP) // 2 * 2).tolist()  # whole latent pixels
-            x[k] = self.pixels[i, y : y + CROP, left : left + CROP]
-            weight[k] = 1 + 3 * self.objects[i][y : y + CROP, left : left + CROP]
-            where.append((i, y, left))
-        return channels_last(to_input(x)), torch.from_numpy(weight)[:, None], where
-
-
-def to_input(pixels: np.ndarray) -> torch.Tensor:
-    # NHWC uint8 -> NCHW in [-1, 1]
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def channels_last(x: torch.Tensor) -> torch.Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def difference(made: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """How far two batches of pictures differ, what is on an object four times as much as what is not."""
+def difference(made: torch.Tensor, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """How far two batches of pictures differ, where there are objects five times as much as where there are not."""
+    weight = 1 + 4 * F.interpolate((z[:, :1] + 1) / 2, size=x.shape[-2:])
     return (weight * ((made - x) ** 2 + 0.3 * (made - x).abs())).mean()
-
-
-@torch.no_grad()
-def standardise(vae: AutoencoderTiny, x: torch.Tensor) -> None:
-    """Fold mean 0 and deviation 1 of every latent channel into the convolutions on both sides of it. At the rim, and
-    where the decoder bends large values, it is not quite the same: the decoder is trained on."""
-    z = torch.cat([vae.encode(part).latents for part in x.split(200)])
-    mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3))
-    before, after = vae.encoder.layers[-1], vae.decoder.layers[0]
-    before.weight /= std[:, None, None, None]
-    before.bias.copy_((before.bias - mean) / std)
-    after.bias += torch.einsum("oihw,i->o", after.weight, mean)
-    after.weight *= std[None, :, None, None]
-
-
-@torch.no_grad()
-def encode(path: Path, vae: AutoencoderTiny, pixels: np.ndarray) -> torch.Tensor:
-    if not path.exists():
-        starts = progress(range(0, len(pixels), 250), "latents")
-        np.save(path, torch.cat([vae.encode(to_input(pixels[i : i + 250])).latents for i in starts]).numpy())
-    return torch.from_numpy(np.load(path))
-
-
-def refine_decoder(
-    path: Path, vae: AutoencoderTiny, latents: torch.Tensor, pixels: np.ndarray, options: argparse.Namespace
-) -> AutoencoderTiny:
-    """Train the decoder on, for latents that no longer change and are not quite what the encoder makes."""
-    if path.exists():
-        vae.load_state_dict(torch.load(path, weights_only=True))
-        return vae.eval()
-    vae = vae.to(memory_format=torch.channels_last)
-    weights = list(vae.decoder.parameters())
-    optimiser = torch.optim.AdamW(weights, lr=2e-3, betas=(0.9, 0.99), weight_decay=1e-4)
-    crops, noise_of = Crops(pixels, options.seed + 1), torch.Generator().manual_seed(options.seed)
-    average, steps, errors = [w.detach().clone() for w in weights], options.decoder_steps, list[float]()
-    for step in progress(range(steps), "decoder", lambda: f"mean error {np.mean(errors[-50:]):.4f} of the range"):
-        set_rate(optimiser, 2e-3 * min(1, (step + 1) / 50) * schedule(step, steps))
-        x, weight, where = crops.draw(32)
-        z = torch.stack([latents[i, :, y // 2 : (y + CROP) // 2, a // 2 : (a + CROP) // 2] for i, y, a in where])
-        made = vae.decode(channels_last(z + 0.1 * torch.randn(z.shape, generator=noise_of))).sample
-        step_on(optimiser, difference(made, x, weight), weights)
-        torch._foreach_lerp_(average, [w.detach() for w in weights], min(0.02, 10 / (step + 11)))
-        errors.append(F.l1_loss(made, x).item() / 2)
-    with torch.no_grad():
-        for w, mean in zip(weights, average, strict=True):
-            w.copy_(mean)
-    torch.save(vae.state_dict(), path)
-    return vae.to(memory_format=torch.contiguous_format).eval()
 
 
 # ---- denoiser
@@ -444,19 +440,16 @@ def scheduler() -> DDIMScheduler:
         beta_schedule="scaled_linear",
         prediction_type="v_prediction",
         clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        timestep_spacing="leading",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
     )
 
 
 def train_denoiser(
     work: Path,
-    scenes: list[Scene],
-    damaged: np.ndarray,
-    latents: torch.Tensor,
     tokenizer: CLIPTokenizer,
     text: CLIPTextModel,
+    without: frozenset[Scene],
     options: argparse.Namespace,
 ) -> tuple[UNet2DConditionModel, float]:
     """-> the network with averaged weights, and its loss over the last tenth of training."""
@@ -475,11 +468,11 @@ def train_denoiser(
         rng = np.random.default_rng((options.seed, step))  # so that a resumed run sees what an unbroken one does
         noise_of = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
         set_rate(optimiser, options.lr * min(1, (step + 1) / 200) * schedule(step, options.steps))
-        rows = rng.integers(len(scenes), size=options.batch)
-        prompts = [prompt_of(scenes[i], bool(damaged[i]), rng) for i in rows]
+        drawn = draw_some(rng, options.batch, without)
+        prompts = [prompt_of(one.scene, one.damaged, rng) for one in drawn]
         with torch.no_grad():
             read = text(tokenize(tokenizer, prompts)).last_hidden_state
-        z = latents[torch.from_numpy(rows)]
+        z = fields(drawn)
         noise = torch.randn(z.shape, generator=noise_of)
         # one time from each part of the schedule: the loss of a batch varies less
         t = ((torch.arange(len(z)) + torch.rand(len(z), generator=noise_of)) * 1000 / len(z)).long()
@@ -533,9 +526,9 @@ def card(out: Path, scenes: list[Scene], loss: float, seconds: dict[str, float],
     pipeline = StableDiffusionPipeline.from_pretrained(out, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     pictures = {
-        "`good picture.` + caption": draw(pipeline, [f"{GOOD} {text}" for text in texts], STEPS, GUIDANCE),
-        "caption alone": draw(pipeline, texts, STEPS, GUIDANCE),
-        "`bad picture.` + caption": draw(pipeline, [f"{BAD} {text}" for text in texts], STEPS, GUIDANCE),
+        "`good picture.` + caption": sample(pipeline, [f"{GOOD} {text}" for text in texts], STEPS, GUIDANCE),
+        "caption alone": sample(pipeline, texts, STEPS, GUIDANCE),
+        "`bad picture.` + caption": sample(pipeline, [f"{BAD} {text}" for text in texts], STEPS, GUIDANCE),
     }
     drawn = [render(parse(text), SIDE, i) for i, text in enumerate(texts)]
     pictures["the renderer at 32 px, through the autoencoder"] = rebuild(pipeline.vae, drawn)
@@ -590,7 +583,7 @@ The last two rows say how much of what is missing the check itself misses at 32 
 """.replace("{tokens}", str(TOKENS))
 
 
-def draw(pipeline: StableDiffusionPipeline, prompts: list[str], steps: int, guidance: float) -> list[Image.Image]:
+def sample(pipeline: StableDiffusionPipeline, prompts: list[str], steps: int, guidance: float) -> list[Image.Image]:
     pictures: list[Image.Image] = []
     for i in range(0, len(prompts), 50):
         part = prompts[i : i + 50]

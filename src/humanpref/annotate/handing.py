@@ -29,6 +29,9 @@ CANDIDATES = 32
 APART = 5
 """How many other groups lie between a group and its repeat, at least."""
 
+MANY, COUNT_MS = 1000, 2000
+"""From so many groups on, they are counted only so often."""
+
 Prefer: TypeAlias = "Callable[[sa.Connection, Sequence[int]], int]"
 """Chooses one of several groups (their numbers)."""
 
@@ -121,6 +124,7 @@ class Chooser:
     def __init__(self, config: ProjectConfig, prefer: Prefer | None = None) -> None:
         self.config = config
         self.prefer = prefer
+        self._wanted = self._counted = 0  # how many groups want rankings, and when they were counted
 
     def hand_out(self, connection: sa.Connection, annotator: int, count: int, now: int) -> list[Assignment]:
         """Renew what someone holds and fill it up to `count`, in the order it is to be shown."""
@@ -211,20 +215,23 @@ class Chooser:
                 return self.prefer(connection, found) if self.prefer and len(found) > 1 else found[0]
         return None
 
-    def progress(self, connection: sa.Connection, annotator: int) -> Progress:
-        """How far someone is."""
+    def progress(self, connection: sa.Connection, annotator: int, now: int) -> Progress:
+        """How far someone is; in a large project, what others did in the last moments is not counted yet."""
         values = {"me": annotator, "k": self.config.rankings_per_group}
         done = held = 0
         for state, kind, count in connection.execute(_TALLY, values):
             if kind != "practice":
                 done += count if state in {"done", "skipped"} else 0
                 held += count if state == "open" else 0
-        wanted = connection.execute(_ALL_WANTED, values).scalar_one()
+        wanted = self._wanted
+        if wanted < MANY or not 0 <= now - self._counted < COUNT_MS:
+            self._wanted = wanted = connection.execute(_ALL_WANTED, values).scalar_one()
+            self._counted = now
         seen = connection.execute(_WANTED_BUT_SEEN, values).scalar_one()
         practice = 0
         if self.config.practice:
             practice = connection.execute(_PRACTICE).scalar_one() - connection.execute(_PRACTISED, values).scalar_one()
-        return Progress(done, wanted - seen + held, practice)
+        return Progress(done, max(0, wanted - seen) + held, practice)
 
 
 _LATE = sa.and_(assignments.c.state == "open", assignments.c.expires_at <= sa.bindparam("now"))

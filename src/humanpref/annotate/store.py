@@ -198,8 +198,9 @@ class Store:
         return self.database.attempt(lambda c: self._work(c, annotator))
 
     def _work(self, connection: sa.Connection, annotator: int) -> Work:
-        tasks = self._chooser.hand_out(connection, annotator, 2, self._now())
-        return Work(tuple(tasks), self._chooser.progress(connection, annotator))
+        now = self._now()
+        tasks = self._chooser.hand_out(connection, annotator, 2, now)
+        return Work(tuple(tasks), self._chooser.progress(connection, annotator, now))
 
     def _expire(self) -> None:
         now = self._now()
@@ -237,7 +238,7 @@ class Store:
     def progress(self, annotator: int) -> Progress:
         """How far someone is."""
         with self.database.read() as connection:
-            return self._chooser.progress(connection, annotator)
+            return self._chooser.progress(connection, annotator, self._now())
 
     def image(self, annotator: int, token: str, position: int) -> Path:
         """Where an image of someone's own assignment is. Raises `AnnotateError` "unknown", "image_gone" or
@@ -336,28 +337,15 @@ def _image_problem(path: Path, root: Path, row: sa.RowMapping) -> tuple[str, str
 
 
 def _put_groups(connection: sa.Connection, found: Sequence[ProjectGroup], root: Path, seed: int) -> None:
+    connection.execute(groups.insert(), [_group_row(group, seed) for group in found])
+    numbers = {key: number for number, key in connection.execute(sa.select(groups.c.id, groups.c.key))}
+    rows = []
     for group in found:
-        digest = hashlib.sha256(f"{seed}\0{group.key}".encode()).digest()
-        number = connection.execute(
-            groups.insert()
-            .values(
-                key=group.key,
-                role=group.role,
-                prompt=group.prompt,
-                prompt_source=group.prompt_source,
-                style=group.style,
-                gold_ranks=None if group.gold_ranks is None else json.dumps(group.gold_ranks),
-                place=int.from_bytes(digest[:6], "big") / 2**48,
-                taken=0,
-            )
-            .returning(groups.c.id)
-        ).scalar_one()
-        rows = []
         for position, image in enumerate(group.images):
             state = (root / image.path).stat()
             rows.append(
                 {
-                    "group_id": number,
+                    "group_id": numbers[group.key],
                     "position": position,
                     "path": image.path,
                     "sha256": image.sha256,
@@ -366,4 +354,18 @@ def _put_groups(connection: sa.Connection, found: Sequence[ProjectGroup], root: 
                     "source": image.source,
                 }
             )
-        connection.execute(images.insert(), rows)
+    connection.execute(images.insert(), rows)
+
+
+def _group_row(group: ProjectGroup, seed: int) -> dict[str, Any]:
+    digest = hashlib.sha256(f"{seed}\0{group.key}".encode()).digest()
+    return {
+        "key": group.key,
+        "role": group.role,
+        "prompt": group.prompt,
+        "prompt_source": group.prompt_source,
+        "style": group.style,
+        "gold_ranks": None if group.gold_ranks is None else json.dumps(group.gold_ranks),
+        "place": int.from_bytes(digest[:6], "big") / 2**48,
+        "taken": 0,
+    }
