@@ -493,6 +493,27 @@ def test_an_answer_outlives_a_network_that_is_away(browser: Any, served: Served)
     desk.context.close()
 
 
+def test_the_next_group_does_not_wait_for_the_server(browser: Any, served: Served) -> None:
+    desk = Desk(browser, served).start()
+    page = desk.page
+    first = page.inner_text("#prompt")
+    page.route("**/api/answers/**", lambda route: (page.wait_for_timeout(1500), route.continue_()))
+    desk.keys("123")
+    page.click("#submit")
+    until(page, "before => document.querySelector('#prompt').innerText !== before", first)
+    assert page.get_attribute("#work", "aria-busy") == "true"  # on its way
+    assert not served.store.judgements()
+    desk.keys("31")
+    assert desk.bar() == [2, 0]
+    until(page, "document.querySelector('#work').getAttribute('aria-busy') === 'false'")
+    assert desk.bar() == [2, 0]  # what was begun meanwhile stays
+    assert len(served.store.judgements()) == 1
+    desk.keys("2")
+    desk.submit()
+    assert len(served.store.judgements()) == 2
+    desk.fine()
+
+
 @pytest.mark.slow
 def test_an_answer_outlives_a_busy_server(browser: Any, served: Served) -> None:
     desk = Desk(browser, served).start()

@@ -1,4 +1,4 @@
-"""Images by a `diffusers` pipeline: any model of the Hub, or a folder. One random generator for each image.
+"""Images by a `diffusers` pipeline: any model of the Hub, a folder, or `shapes`, which comes with the package. One random generator for each image.
 
 Noise comes from a generator of the image's own, on the CPU: it depends on the image's seed alone, not on the batch, the
 order, or the device. Only safetensors are read, and no code of a model's is run.
@@ -11,7 +11,7 @@ import inspect
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +20,13 @@ from humanpref.errors import MissingExtraError
 from humanpref.generate.contract import GenerateError, Outcome, Request, Settings
 from humanpref.generate.options import parse_size
 from humanpref.prompts.records import Prompt
+from humanpref.shapes import PIPELINE
 
 NOT_OF_THE_IMAGE = frozenset({"batch_size", "device", "device_map", "name", "revision", "lora"})
 """Options that do not decide what an image looks like, or that revision and hashes stand for."""
+
+EMBEDDED: Mapping[str, Path] = {"shapes": PIPELINE}
+"""Models that come with the package, by name. (A folder of that name is `./shapes`.)"""
 
 LIBRARIES = ("diffusers", "transformers")
 """Where the parts of a pipeline may come from, besides diffusers' own pipelines: never from files of the model."""
@@ -66,16 +70,20 @@ class DiffusersBackend:
         if self.config.batch_size < 1:
             raise GenerateError(f"diffusers:{self.model}: batch_size must be at least 1, got {self.config.batch_size}")
         parse_size(self.config.size)
-        if _is_folder(self.model):
+        shown = self.model
+        if self.model in EMBEDDED:
+            self.model = str(EMBEDDED[self.model])
+        elif _is_folder(self.model):
             self.model = str(Path(self.model).expanduser().resolve())
-        self.name = self.config.name or Path(self.model).name or "model"
+            shown = Path(self.model).name
+        self.name = self.config.name or Path(shown).name or "model"
         self.revision = _revision(_find(self.model, self.config), self.model)
         wanted = {key: value for key, value in asdict(self.config).items() if key not in NOT_OF_THE_IMAGE}
         if self.config.lora is not None:
             wanted["lora_sha256"] = _hash_lora(self.config.lora)
         self.settings = {
             "backend": "diffusers",
-            "model": Path(self.model).name if _is_folder(self.model) else self.model,
+            "model": shown,
             **wanted,
         }
         self.chunk = self.config.batch_size

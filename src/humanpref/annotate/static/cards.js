@@ -51,6 +51,7 @@ function newCards(task) {
 function newCard(source, position) {
   const card = $("card").content.firstElementChild.cloneNode(true);
   card.dataset.position = position;
+  card.querySelector("img").decoding = "sync"; // all pictures of a group in one frame
   card.querySelector("img").src = source;
   card.querySelector("kbd").textContent = (position + 1) % 10;
   return card;

@@ -17,7 +17,7 @@ let state = order.empty(0);
 let unsafe = new Set();
 let history = [];
 let since = 0;
-let busy = false;
+let sending = null; // the group whose answer is on its way
 let goOn = null; // after a practice group: what comes next, once it was read
 
 // ---- showing
@@ -47,8 +47,15 @@ function show(next) {
 
 function draw() {
   paint(state, unsafe, task);
-  $("submit").setAttribute("aria-disabled", String(!order.isComplete(state) || busy));
+  $("submit").setAttribute("aria-disabled", String(!order.isComplete(state) || sending !== null));
   $("undo").disabled = history.length === 0;
+}
+
+// Show a group and begin at its top.
+function open(next) {
+  show(next);
+  window.scrollTo(0, 0);
+  $("prompt").focus({ preventScroll: true });
 }
 
 // Take what the server says comes next.
@@ -57,9 +64,8 @@ function advance(work, { keep = false } = {}) {
   showProgress(work.progress);
   if (keep) return;
   if (tasks.length) {
-    show(tasks[0]);
-    window.scrollTo(0, 0);
-    $("prompt").focus({ preventScroll: true });
+    if (task?.token === tasks[0].token) task = tasks[0];
+    else open(tasks[0]);
     loadNext();
   } else {
     task = null;
@@ -93,9 +99,14 @@ function notice(words, kind = "info") {
 
 // ---- what people do
 
+// What is on the page cannot be changed while it is on its way, or after practice.
+function locked() {
+  return goOn !== null || sending === task;
+}
+
 // Change the order, so that it can be undone, and say what it is now.
 function change(next, words) {
-  if (busy || goOn || next === state) return;
+  if (locked() || next === state) return;
   history.push(state);
   state = next;
   keep();
@@ -127,7 +138,7 @@ function moveBy(position, by) {
 }
 
 function drop(position, index) {
-  if (index === undefined || busy || goOn) return draw();
+  if (index === undefined || locked()) return draw();
   const next = index === null ? order.take(state, position) : order.insert(state, position, index);
   return change(next, spoken(next, position));
 }
@@ -139,7 +150,7 @@ function tie(position) {
 }
 
 function undo() {
-  if (busy || goOn) return;
+  if (locked()) return;
   if (!history.length) return say(text("nothing"));
   state = history.pop();
   keep();
@@ -147,7 +158,7 @@ function undo() {
 }
 
 function mark(position) {
-  if (busy || goOn) return;
+  if (locked()) return;
   const isUnsafe = !unsafe.delete(position);
   if (isUnsafe) unsafe.add(position);
   keep();
@@ -158,7 +169,7 @@ function mark(position) {
 
 function submit() {
   if (goOn) return advance(goOn);
-  if (busy || !order.isComplete(state)) return undefined;
+  if (sending || !order.isComplete(state)) return undefined;
   performance.mark("submit"); // where measuring begins; the pictures have `elementtiming`
   return send({ ranks: order.places(state), unsafe: [...unsafe], seconds: seconds() });
 }
@@ -167,15 +178,29 @@ function seconds() {
   return Math.round(performance.now() - since) / 1000;
 }
 
+// Send an answer. The next group is on the page while it is on its way; where it does not arrive, or the server will
+// not have it, its group comes back as it was.
 async function send(answer) {
+  const sent = { task, state, unsafe, history };
   const { token, practice, answer: before } = task;
-  setBusy(true);
+  setSending(task);
+  if (!practice && !before && task === tasks[0] && tasks[1]) open(tasks[1]);
+  const comeBack = () => {
+    if (task === sent.task) return;
+    show(sent.task);
+    ({ state, unsafe, history } = sent);
+    draw();
+  };
   const reply = await sendUntilKept(
     `/api/${practice ? "practice" : "answers"}/${token}`, answer,
-    (kind, wait) => notice(text(kind, { seconds: wait }), "warn"),
+    (kind, wait) => {
+      comeBack();
+      notice(text(kind, { seconds: wait }), "warn");
+    },
     () => notice(text("sending_again"), "warn"),
   );
-  setBusy(false);
+  setSending(null);
+  if (reply.status !== 200) comeBack();
   if (reply.status === 200) {
     dropDraft(token);
     notice(before ? text("corrected") : "");
@@ -185,9 +210,9 @@ async function send(answer) {
   return refused(reply, token);
 }
 
-function setBusy(value) {
-  busy = value;
-  $("work").setAttribute("aria-busy", String(value));
+function setSending(group) {
+  sending = group;
+  $("work").setAttribute("aria-busy", String(sending !== null));
   draw();
 }
 
@@ -222,9 +247,9 @@ function feedback(work, ranks) {
 
 // Ask what is before us. Another tab may have answered it, or it was away for too long.
 async function look(always = false) {
-  if (busy || goOn || (!always && task?.answer)) return;
+  if (sending || goOn || (!always && task?.answer)) return;
   const reply = await ask("/api/tasks").catch(() => null);
-  if (busy || goOn || reply === null) return;
+  if (sending || goOn || reply === null) return;
   if (reply.status === 401 || reply.status === 403) return notice(reply.data.message, "warn");
   if (reply.status !== 200) return;
   const still = reply.data.tasks.some(other => other.token === task?.token);
@@ -239,7 +264,7 @@ async function look(always = false) {
 // ---- changing an earlier answer
 
 async function openRecent() {
-  if (busy) return;
+  if (sending) return;
   const reply = await ask("/api/recent").catch(() => null);
   if (reply?.status === 200) showRecent(reply.data.recent, earlier => {
     notice("");
@@ -299,7 +324,7 @@ function start() {
   enableZoom(() => ({ task, state }), press);
   enableSkip(reason => send({ skip: reason, unsafe: [...unsafe], seconds: seconds() }));
   enableDragging(drop);
-  window.addEventListener("beforeunload", event => busy && event.preventDefault()); // the server has it not yet
+  window.addEventListener("beforeunload", event => sending && event.preventDefault()); // the server has it not yet
   document.addEventListener("visibilitychange", () => document.hidden || look());
   setInterval(() => document.hidden || look(), LOOK_SECONDS * 1000);
   setInterval(() => document.hidden || task || look(), IDLE_SECONDS * 1000);
