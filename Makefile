@@ -14,7 +14,7 @@ $(VENV)/.run: pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { \
 		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -q && \
 		apt-get install -qy python3-venv && $(PYTHON) -m venv --clear $(VENV); }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[annotate]"
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.run pyproject.toml

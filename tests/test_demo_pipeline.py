@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from humanpref import load_scorer
+from humanpref.annotate.records import Answer
 from humanpref.annotate.store import Store
 from humanpref.data.formats import read_rankings
 from humanpref.demo_pipeline import DATABASE, PEOPLE, run_pipeline, write_page
@@ -87,6 +88,25 @@ def test_a_second_run_makes_nothing_again(made) -> None:
     # of two pictures that are the same to the byte, chance decides which a person puts first
     assert _scores(again) == _scores(prompts)
     assert [p.cleaned for p in again] == [p.cleaned for p in prompts]
+
+
+def test_what_the_reader_ranked_outlives_the_next_demo(made) -> None:
+    out, _, _ = made
+    store = Store(str(out / DATABASE))
+    you = store.annotators()[-1].number
+    store.submit(you, store.open_assignments(you)[0].token, Answer(tuple(range(1, len(SOURCES) + 1))))
+    store.close()
+    _, _, link = run_pipeline(out, load_scorer("lite"), sources=SOURCES, prompts=3)
+    store = Store(str(out / DATABASE))
+    assert [j.annotator for j in store.judgements()].count(you) == 1
+    assert store.annotator_of_token(str(link)).number == you
+    store.close()
+    rankings = read_rankings(out / "images" / "rankings.jsonl", out / "images")
+    assert len(rankings) == 3 * PEOPLE  # the figures are the simulated people's
+    run_pipeline(out, load_scorer("lite"), sources=SOURCES, prompts=2)  # another demo: the old project is set aside
+    store = Store(str(out / "annotate-1.db"))
+    assert len(store.judgements()) == 3 * PEOPLE + 1
+    store.close()
 
 
 def _scores(prompts) -> dict[str, tuple[float, float]]:

@@ -12,8 +12,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from html import escape
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -30,9 +31,14 @@ from humanpref.scorers import Scorer
 from humanpref.shapes.annotators import group_qualities, people, simulate_rankings
 from humanpref.shapes.grammar import captions
 
+if TYPE_CHECKING:
+    from humanpref.annotate.store import Store
+
 SOURCES = ("clean", "miscounting", "wrong-colours", "coarse")
 PEOPLE = 5
 DATABASE = "annotate.db"
+YOU = "you"
+"""Whose link is printed."""
 SIZE = 128
 BOOSTERS = (
     ", highly detailed, trending on artstation, 8 k",
@@ -77,7 +83,8 @@ def run_pipeline(
     the token of a link to rank the pictures oneself (None without the `annotate` extra).
 
     Writes prompts.jsonl, cleaned.jsonl, review.html, images/ (with its manifest and groups), images/rankings.jsonl and
-    annotate.db; what generation has made is not made again. Raises `DataError`, `GenerateError` and the like.
+    annotate.db; what generation has made and people have ranked is kept, and a project that no longer fits is renamed.
+    Raises `DataError`, `GenerateError` and the like.
     """
     out.mkdir(parents=True, exist_ok=True)
     typed = [
@@ -116,27 +123,50 @@ def _ask_people(groups: Sequence[Group], out: Path, seed: int, track: Track) -> 
         write_rankings(rankings, file)
         return rankings, None
     from humanpref.annotate.export import export
+
+    store, you = _ranked(groups, out, seed, track)
+    simulated = [person for person in store.annotators() if person.number != you]
+    numbers = {person.number for person in simulated}
+    judgements = [judgement for judgement in store.judgements() if judgement.annotator in numbers]
+    export(judgements, store.groups(), simulated, file, image_folder=store.image_root)
+    link = store.renew(you)
+    store.close()
+    return read_rankings(file), link
+
+
+def _ranked(groups: Sequence[Group], out: Path, seed: int, track: Track) -> tuple[Store, int]:
+    """Let simulated people rank the groups in a project, or take that of the last demo, where a reader's own rankings
+    may be -> the project and the reader's number."""
     from humanpref.annotate.project import prepare_groups
     from humanpref.annotate.records import ProjectConfig
     from humanpref.annotate.simulate import crowd, let_rank, local_server
     from humanpref.annotate.store import Store
 
-    for old in out.glob("annotate.db*"):  # of the last demo
-        old.unlink()
+    found = prepare_groups(groups, out / "images", practice=False)
     config = ProjectConfig(
         rankings_per_group=PEOPLE + 1, gold_share=0.0, repeat_share=0.0, minimum_seconds=0.0, seed=seed
     )
-    store, _ = Store.create(
-        str(out / DATABASE), config, out / "images", prepare_groups(groups, out / "images", practice=False)
-    )
+    database = out / DATABASE
+    if database.exists():
+        store = Store(str(database))
+        you = [person.number for person in store.annotators() if person.name == YOU]
+        if you and store.config == config and store.groups() == {group.key: group for group in found}:
+            return store, you[0]
+        store.close()
+        kept = _free_name(database)
+        for suffix in ("", "-wal", "-shm"):
+            if (file := database.with_name(database.name + suffix)).exists():
+                file.rename(kept.with_name(kept.name + suffix))
+    store, _ = Store.create(str(database), config, out / "images", found)
     crowd_ = crowd(PEOPLE, seed=seed)
     tokens = [store.invite(person.name)[1] for person in crowd_]
-    with local_server(store) as url, track("Ranking", PEOPLE * len(store.groups())) as advance:
+    with local_server(store) as url, track("Ranking", PEOPLE * len(found)) as advance:
         let_rank(url, tokens, crowd_, seed=seed, on_answer=advance)
-    export(store.judgements(), store.groups(), store.annotators(), file, image_folder=store.image_root)
-    link = store.invite("you")[1]
-    store.close()
-    return read_rankings(file), link
+    return store, store.invite(YOU)[0].number
+
+
+def _free_name(path: Path) -> Path:
+    return next(free for n in count(1) if not (free := path.with_name(f"{path.stem}-{n}{path.suffix}")).exists())
 
 
 def write_page(prompts: Sequence[DemoPrompt], report: EvalReport, path: Path) -> None:
