@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# the tests of a file stay together: they share what takes long to make
+WORKERS := --numprocesses auto --dist loadfile
 .DEFAULT_GOAL := help
 
 .PHONY: help demo lint format test test-slow bench clean
@@ -34,10 +36,10 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(WORKERS) -m slow
 
 bench: $(VENV)/.dev
 	@echo "Each script under benchmarks/ begins with the command to run."

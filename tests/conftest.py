@@ -12,6 +12,8 @@ from hypothesis import settings
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")  # a test that passed once passes again; search for more with --hypothesis-profile
+if "PYTEST_XDIST_WORKER" in os.environ:  # set before torch is imported: as many workers as cores, one thread each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests that mean to download set their own endpoint in a subprocess
 
 ROOT = Path(__file__).parents[1]

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from humanpref.annotate import admin, security
+from humanpref.annotate.bare import bare
 from humanpref.annotate.languages import LANGUAGES
 from humanpref.annotate.pages import STATIC, Site, embed, site_of, static_version
 from humanpref.annotate.records import MOST, AnnotateError, Annotator, Answer, Assignment, Work
@@ -21,9 +22,6 @@ from humanpref.annotate.store import Store
 
 router = APIRouter()
 Form = Annotated[dict[str, str], Depends(security.form)]
-
-SIGNATURES = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG\r\n\x1a\n", "png"), (b"GIF87a", "gif"), (b"GIF89a", "gif"))
-"""How image files begin."""
 
 BACK = frozenset({"/", "/instructions", "/register", "/admin", "/admin/login"})
 """Where a form may send the reader back to."""
@@ -183,11 +181,9 @@ def recent(request: Request, person: Person) -> dict[str, Any]:
 @router.get("/image/{token}/{position}")
 def image(request: Request, person: Person, token: str, position: int) -> Response:
     """Return an image of one of the reader's own groups, with nothing that tells where it comes from."""
-    content = _read(site_of(request).store.image(person.number, token, position))
+    content, media_type = bare(_read(site_of(request).store.image(person.number, token, position)))
     # no Last-Modified, no ETag: the time of a file would tell apart pictures of different models
-    return Response(
-        content, media_type=_media_type(content), headers={"Cache-Control": "private, max-age=3600, immutable"}
-    )
+    return Response(content, media_type=media_type, headers={"Cache-Control": "private, max-age=3600, immutable"})
 
 
 def _plain_work(work: Work) -> dict[str, Any]:
@@ -227,16 +223,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         raise AnnotateError("image_gone", "the image cannot be read") from None
-
-
-def _media_type(content: bytes) -> str:
-    """Tell by its first bytes what an image is. Raises `AnnotateError` for anything a browser should not be given."""
-    for start, kind in SIGNATURES:
-        if content.startswith(start):
-            return f"image/{kind}"
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        return "image/webp"
-    raise AnnotateError("image_gone", "the file is no JPEG, PNG, WebP or GIF")
 
 
 # ---- the application
