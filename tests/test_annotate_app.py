@@ -462,6 +462,14 @@ def test_the_dashboard_is_for_the_administrator_alone(served: Served) -> None:
     assert boss.get("/admin/live").status_code == 401
 
 
+def test_a_new_administrators_token_ends_the_old_one(served: Served) -> None:
+    boss, old = _admin(served), served.admin
+    served.admin = served.store.renew_admin()
+    assert boss.get("/admin/live").status_code == 401
+    assert _admin(served).get("/admin/live").status_code == 200
+    assert not served.store.check_admin(old)
+
+
 def test_inviting_renewing_and_revoking(served: Served) -> None:
     boss = _admin(served)
     page = boss.post("/admin/invite", name="Grace").text

@@ -43,7 +43,9 @@ def test_from_images_to_a_data_set(images: Path, tmp_path: Path) -> None:
     db = tmp_path / "project.db"
     made = run("init", "--images", images, "--db", db, "--rankings-per-group", 3, "--minimum-seconds", 0)
     assert "6 groups to be ranked by 3 people each: 18 rankings" in made.stderr
-    admin = made.stdout.strip()
+    assert made.stdout.strip()
+    admin = run("admin-token", "--db", db).stdout.strip()
+    assert admin != made.stdout.strip()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -176,6 +176,14 @@ def _note(row: Mapping[str, object]) -> str:
     return "; ".join([*notes, *(f"look at: {reason}" for reason in suspect)])
 
 
+@annotate_app.command("admin-token")
+def admin_token_command(db: DbOption) -> None:
+    """Make a new administrator's token: the old one, and whoever is signed in by it, is out."""
+    store = _open(db)
+    print(store.renew_admin())
+    store.close()
+
+
 @annotate_app.command("exclude")
 def exclude_command(
     db: DbOption,

@@ -25,7 +25,15 @@ HOURS = 48
 
 router = APIRouter(prefix="/admin")
 Form = Annotated[dict[str, str], Depends(security.form)]
-ONLY_ADMIN = [Depends(security.must_be_admin)]
+
+
+def must_be_admin(request: Request) -> None:
+    """Raise `RequestError` 401 unless an administrator is signed in: a dependency of every administrator's route."""
+    if not security.is_admin(request, site_of(request).store):
+        raise security.RequestError(401, "admin")
+
+
+ONLY_ADMIN = [Depends(must_be_admin)]
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,7 @@ def login(request: Request, form: Form) -> Response:
     if not site.store.check_admin(form.get("token", "").strip()):
         site.limiter.hit("admin", address(request))
         return site.page(request, "admin_login.html", 403, problem="error.admin_token")
-    security.sign_in_admin(request)
+    security.sign_in_admin(request, site.store)
     return RedirectResponse("/admin", 303)
 
 
@@ -152,7 +160,7 @@ def logout(request: Request) -> Response:
 @router.get("")
 def dashboard(request: Request) -> Response:
     """Show how far the project is."""
-    if not security.is_admin(request):
+    if not security.is_admin(request, site_of(request).store):
         return RedirectResponse("/admin/login", 303)
     return _dashboard(request)
 

@@ -169,22 +169,18 @@ def who(request: Request, store: Store) -> Annotator:
     return found
 
 
-def sign_in_admin(request: Request) -> None:
+def sign_in_admin(request: Request, store: Store) -> None:
     """Make this an administrator's session, with a new CSRF token."""
-    request.session["admin"] = int(time.time())
+    request.session["admin"] = [int(time.time()), store.admin_mark()]
     request.session["csrf"] = secrets.token_urlsafe(24)
 
 
-def is_admin(request: Request) -> bool:
-    """Is this an administrator's session, not older than `ADMIN_SECONDS`?"""
-    since = request.session.get("admin")
-    return isinstance(since, int) and time.time() - since < ADMIN_SECONDS
-
-
-def must_be_admin(request: Request) -> None:
-    """Raise `RequestError` 401 unless an administrator is signed in: a dependency of every administrator's route."""
-    if not is_admin(request):
-        raise RequestError(401, "admin")
+def is_admin(request: Request, store: Store) -> bool:
+    """Is this a session of who has the administrator's token now, not older than `ADMIN_SECONDS`?"""
+    if not isinstance(found := request.session.get("admin"), list):
+        return False
+    since, mark = found
+    return time.time() - since < ADMIN_SECONDS and hmac.compare_digest(mark, store.admin_mark())
 
 
 # ---- the guard

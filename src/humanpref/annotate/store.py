@@ -88,7 +88,6 @@ class Store:
         self.config = ProjectConfig.from_dict(json.loads(row["config"]))
         self.image_root = Path(row["image_root"])
         self.secret: str = row["secret"]
-        self._admin_hash: str = row["admin_hash"]
         self._looked = 0  # when leases were looked after last
         self._chooser = handing.Chooser(self.config, MostTelling() if self.config.order == "active" else None)
 
@@ -180,7 +179,22 @@ class Store:
 
     def check_admin(self, token: str) -> bool:
         """Is this the administrator's token? Compared in constant time."""
-        return hmac.compare_digest(_hash(token), self._admin_hash)
+        return hmac.compare_digest(_hash(token), self._admin_hash())
+
+    def renew_admin(self) -> str:
+        """Make a new token for the administrator. The old one, and sessions that it opened, are dead from now on."""
+        token = secrets.token_urlsafe(24)
+        self.database.attempt(lambda c: c.execute(project.update().values(admin_hash=_hash(token))))
+        return token
+
+    def admin_mark(self) -> str:
+        """What an administrator's session carries, to know when the token is another one."""
+        return _hash(self._admin_hash())[:16]
+
+    def _admin_hash(self) -> str:
+        with self.database.read() as connection:
+            found: str = connection.execute(sa.select(project.c.admin_hash)).scalar_one()
+        return found
 
     # ---- work
 
