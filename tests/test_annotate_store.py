@@ -24,7 +24,7 @@ from alembic.runtime.migration import MigrationContext
 from humanpref.annotate.database import Database, UnreachableError, database_url
 from humanpref.annotate.project import find_groups, prepare_groups
 from humanpref.annotate.records import AnnotateError, Answer, Assignment, ProjectConfig
-from humanpref.annotate.schema import answers, assignments, metadata
+from humanpref.annotate.schema import answers, assignments, groups, metadata
 from humanpref.annotate.store import Store
 from humanpref.errors import DataError, UnknownNameError
 from humanpref.shapes.grammar import captions
@@ -173,7 +173,9 @@ def test_many_at_once_on_two_servers_never_more_than_k(make: Make, url: str) -> 
     assert max(Counter((j.group, j.annotator) for j in judgements).values()) == 1
     with store.database.read() as connection:
         rows = connection.execute(sa.select(assignments.c.group_id, assignments.c.slot)).all()
+        counted = connection.execute(sa.select(groups.c.id, groups.c.taken).where(groups.c.role == "task")).all()
     assert len(set(rows)) == len(rows)
+    assert dict(counted) == Counter(group for group, _ in rows)  # nobody counted what another was about to add
 
 
 def test_two_tabs_hold_the_same_groups(make: Make) -> None:

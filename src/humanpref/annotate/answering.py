@@ -78,7 +78,7 @@ def submit(
     seconds = _seconds(connection, row, now)
     connection.execute(answers.insert(), {"assignment_id": row["id"], "seconds": seconds, "at": now, **said})
     connection.execute(_CHANGE, {"slot": row["slot"], "number": row["id"], **changed})
-    if row["kind"] == "task" and state != row["state"]:
+    if row["kind"] == "task" and (state == "done") != (row["state"] in {"open", "done"}):
         count_taken(connection, [row["group_id"]])
 
 

@@ -18,6 +18,7 @@ def _holding(group: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
 
 
 _SLOTS = sa.select(assignments.c.slot).where(_holding(sa.bindparam("group")))
+_LOCK = sa.select(groups.c.id).where(groups.c.id == sa.bindparam("group")).with_for_update()
 _COUNT = (
     groups.update()
     .where(groups.c.id == sa.bindparam("group"))
@@ -34,4 +35,5 @@ def free_slot(connection: sa.Connection, group: int, k: int) -> int | None:
 def count_taken(connection: sa.Connection, numbers: Sequence[int]) -> None:
     """Count again how many places of these groups are taken."""
     for number in sorted(set(numbers)):  # in one order everywhere, so that transactions do not wait in a circle
+        connection.execute(_LOCK, {"group": number})  # first, because PostgreSQL counts what was there before it waited
         connection.execute(_COUNT, {"group": number})
