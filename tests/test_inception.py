@@ -71,6 +71,7 @@ def test_features_are_those_of_torch_fidelity(
     assert features.pool.std(dim=0).mean() > 1e-3  # the weights tell images apart
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_torchmetrics_fed_with_the_images(
     weights: Path, features: Features, pictures: list[Image.Image]
 ) -> None:

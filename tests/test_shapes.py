@@ -224,6 +224,7 @@ def test_there_are_ten_sources_and_more_each_with_a_weakness() -> None:
         generate("clean", PROMPTS[:2], [0])
 
 
+@pytest.mark.slow
 def test_sources_are_as_good_as_their_table_says() -> None:
     measured = {
         name: float(np.mean([quality(p, t).total for p, t in zip(generate(name, PROMPTS, range(60)), PROMPTS, strict=True)]))

@@ -79,7 +79,7 @@ class ByteScorer:
 
     def value(self, image: object, text: str) -> float | ImageError:
         if not isinstance(image, (str, Path, ImageRef)) or not Path(str(image)).is_file():
-            return ImageError(f"{str(image)[:80]}: no such file")
+            return ImageError(f"{str(image)[:300]}: no such file")
         content = Path(str(image)).read_bytes()
         if content.startswith(b"BAD"):
             return ImageError(f"{image}: bad")
