@@ -49,7 +49,9 @@ class Server:
 
     def start(self) -> None:
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder}"
-        options += " -c fsync=off"  # nobody pulls the plug of the machine, and a database for each test is much to write
+        options += (
+            " -c fsync=off"  # nobody pulls the plug of the machine, and a database for each test is much to write
+        )
         data, log = str(self.folder / "data"), str(self.folder / "log")
         self.run("pg_ctl", "-D", data, "-o", options, "-l", log, "-w", "start")
 
