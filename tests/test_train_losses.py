@@ -21,7 +21,10 @@ def one(x: float) -> torch.Tensor:
 
 @given(number, number, share)
 def test_pair_loss_is_the_official_cross_entropy(a: float, b: float, p: float) -> None:
-    official = -(torch.tensor([[p, 1 - p]], dtype=torch.float64) * torch.log_softmax(torch.tensor([[a, b]], dtype=torch.float64), -1)).sum()
+    official = -(
+        torch.tensor([[p, 1 - p]], dtype=torch.float64)
+        * torch.log_softmax(torch.tensor([[a, b]], dtype=torch.float64), -1)
+    ).sum()
     assert float(pair_loss(one(a), one(b), one(p))) == pytest.approx(float(official), abs=1e-9)
 
 
@@ -40,7 +43,9 @@ def test_exchanging_the_images_changes_no_pairwise_loss(a: float, b: float, p: f
 def test_plackett_luce_of_two_images_is_the_pair_loss(a: float, b: float, first: bool) -> None:
     ranks = torch.tensor([1, 2] if first else [2, 1])
     expected = pair_loss(one(a), one(b), one(float(first)))
-    assert float(listwise_terms(torch.tensor([a, b], dtype=torch.float64), ranks)) == pytest.approx(float(expected), abs=1e-9)
+    assert float(listwise_terms(torch.tensor([a, b], dtype=torch.float64), ranks)) == pytest.approx(
+        float(expected), abs=1e-9
+    )
 
 
 @given(number, number)
@@ -137,7 +142,11 @@ def test_smoothing_keeps_which_image_is_likelier(p: float, s: float) -> None:
 def test_all_losses_stand_extreme_scores() -> None:
     far, near, label = torch.tensor([5e3, -5e3]), torch.tensor([-5e3, 5e3]), torch.tensor([1.0, 1.0])
     zero = torch.zeros(2)
-    for found in (pair_loss(far, near, label), margin_loss(far, near, label, 1), uncertain_loss(far, near, label, zero, zero)):
+    for found in (
+        pair_loss(far, near, label),
+        margin_loss(far, near, label, 1),
+        uncertain_loss(far, near, label, zero, zero),
+    ):
         assert torch.isfinite(found).all()
     assert torch.isfinite(listwise_terms(torch.tensor([5e3, -5e3, 0.0]), torch.tensor([3, 1, 2])))
 

@@ -129,7 +129,17 @@ class TrainConfig:
 
 
 _NOT_NEGATIVE = (
-    *("lora_rank", "lora_alpha", "hidden", "logit_scale", "margin", "learning_rate", "weight_decay", "epsilon", "warmup"),
+    *(
+        "lora_rank",
+        "lora_alpha",
+        "hidden",
+        "logit_scale",
+        "margin",
+        "learning_rate",
+        "weight_decay",
+        "epsilon",
+        "warmup",
+    ),
     *("clip", "workers", "shuffle_buffer", "validate_every", "save_every", "log_every", "patience", "seed"),
 )
 
