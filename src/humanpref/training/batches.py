@@ -185,15 +185,17 @@ def _permutation(number: int, seed: int, epoch: int) -> np.ndarray:  # type: ign
 class PlannedBatches(Dataset[Batch]):
     """Forward pass number -> its batch."""
 
-    def __init__(self, examples: Sequence[Example], inputs: Inputs, config: TrainConfig, place: Place) -> None:
-        self._examples, self._inputs, self._config, self._place = examples, inputs, config, place
+    def __init__(self, data: TableData, inputs: Inputs, config: TrainConfig, place: Place) -> None:
+        self._data, self._inputs, self._config, self._place = data, inputs, config, place
 
     def __len__(self) -> int:
         return self._config.steps * self._config.accumulate
 
     def __getitem__(self, micro: int) -> Batch:
-        chosen = planned(len(self._examples), micro, self._config, self._place)
-        return collate([self._examples[i] for i in chosen], self._inputs, self._config.bad_images)
+        chosen = planned(self._data.examples, micro, self._config, self._place)
+        if self._data.groups is not None:
+            chosen = [example for group in chosen for example in self._data.groups[group]]
+        return collate([self._data.table[i] for i in chosen], self._inputs, self._config.bad_images)
 
 
 class TrainData(Protocol):
@@ -216,19 +218,20 @@ class TrainData(Protocol):
 
 @dataclass(frozen=True)
 class TableData:
-    """Examples in memory, images on disk."""
+    """Examples in memory, images on disk. `groups`: indices of the examples that a batch takes together, if any."""
 
     table: Sequence[Example]
     fingerprint: str
+    groups: Sequence[Sequence[int]] | None = None
 
     @property
     def examples(self) -> int:
         """How many examples an epoch has."""
-        return len(self.table)
+        return len(self.table) if self.groups is None else len(self.groups)
 
     def batches(self, inputs: Inputs, config: TrainConfig, place: Place, start: int) -> Iterator[Batch]:
         """Yield this process's batches from step `start` on, prepared ahead by `config.workers` processes."""
-        dataset = PlannedBatches(self.table, inputs, config, place)
+        dataset = PlannedBatches(self, inputs, config, place)
         micro = range(start * config.accumulate, config.steps * config.accumulate)
         return iter(_loader(dataset, config, micro))
 

@@ -34,7 +34,10 @@ class TrainFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / RUN).exists())):
+        strange = path.exists() and not path.is_dir()
+        if path.is_dir() and not (path / RUN).exists():
+            strange = bool({p.name for p in path.iterdir()} - {LOCK, FOLDER, "embeddings.safetensors"})
+        if strange:
             raise TrainingError(f"{path}: holds something else than a training run; choose another --out")
         try:
             (path / FOLDER).mkdir(parents=True, exist_ok=True)

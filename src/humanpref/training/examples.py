@@ -89,6 +89,27 @@ class ExampleTable(Sequence[Example]):
         """How many of them are ties."""
         return sum(p == 0.5 for p in self._preferred)
 
+    def groups(self) -> list[array[int]]:
+        """Indices of the examples that share images, directly or by way of others: HPD v2's six pairs of four images, or
+        ten people's rankings of the same nine. In the order of their first examples."""
+        parent = list(range(len(self._image_list)))
+
+        def root(image: int) -> int:
+            while parent[image] != image:
+                parent[image] = parent[parent[image]]
+                image = parent[image]
+            return image
+
+        for example in range(len(self)):
+            begin, end = self._end[example], self._end[example + 1]
+            first = root(self._image[begin])
+            for image in self._image[begin + 1 : end]:
+                parent[root(image)] = first
+        found: dict[int, array[int]] = {}
+        for example in range(len(self)):
+            found.setdefault(root(self._image[self._end[example]]), array("l")).append(example)
+        return list(found.values())
+
     def fingerprint(self) -> str:
         """SHA-256 of prompts, image names and labels, in order: other data, another fingerprint."""
         digest = hashlib.sha256()
@@ -113,7 +134,7 @@ def make_examples(rankings: Iterable[Ranking], config: TrainConfig) -> tuple[Exa
     table = ExampleTable()
     for ranking, preferred in _labelled(_judgements(kept), config.labels):
         paths = [image.path for image in ranking.images]
-        if config.unit == "rankings" or len(paths) == 2:
+        if config.unit != "pairs" or len(paths) == 2:
             table.add(ranking.prompt, paths, ranking.ranks, preferred)
         else:
             for (i, j), p in zip(combinations(range(len(paths)), 2), preferred, strict=True):

@@ -115,19 +115,34 @@ def build(config: TrainConfig) -> Built:
 def free_layers(clip: nn.Module, vision: int, text: int) -> None:
     """Freeze all but the last `vision` groups of the image tower and `text` layers of the text tower; -1 frees all.
 
-    As open_clip counts (`lock_image_tower`, `lock_text_tower`): the image tower's first group is its embeddings and first
-    norm, its last is the projection, the one before is the last block with the last norm. Raises `TrainingError` for
-    towers that cannot be frozen in part.
+    As HPS v2's own open_clip counts. The image tower's first group is its embeddings and first norm, its last is the
+    projection, the one before is the last block with the last norm. A layer of the text tower is a block; the last norm and
+    the projection are free where any block is (today's open_clip counts them as a layer). The logit scale is always free.
+    Raises `TrainingError` for towers that cannot be frozen in part.
     """
     try:
         if vision >= 0:
             clip.lock_image_tower(unlocked_groups=vision)  # type: ignore[operator]
         if text >= 0:
-            clip.lock_text_tower(unlocked_layers=text)  # type: ignore[operator]
+            _lock_text(getattr(clip, "text", clip), text)
     except (AssertionError, AttributeError, TypeError) as error:
         raise TrainingError(
             f"this architecture's towers cannot be frozen in part ({error}); set vision_free=-1 and text_free=-1"
         ) from None
+
+
+def _lock_text(tower: Any, free: int) -> None:
+    """`CLIP.lock_text_tower` of `src/open_clip/model.py` in tgxs002/HPSv2."""
+    tower.token_embedding.requires_grad_(False)
+    tower.positional_embedding.requires_grad_(False)
+    if free:
+        for block in list(tower.transformer.resblocks)[:-free]:
+            block.requires_grad_(False)
+    else:
+        tower.transformer.requires_grad_(False)
+        tower.ln_final.requires_grad_(False)
+        if isinstance(tower.text_projection, nn.Parameter | nn.Module):
+            tower.text_projection.requires_grad_(False)
 
 
 def free_parameters(model: nn.Module) -> tuple[int, int]:

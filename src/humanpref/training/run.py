@@ -159,7 +159,8 @@ def _read(
     shared = overlap(table, judged) if judged else None
     if shared is not None:
         notes.append(str(shared))
-    return TableData(table, table.fingerprint()), counts, shared, held_out
+    groups = table.groups() if config.unit == "groups" else None
+    return TableData(table, table.fingerprint(), groups), counts, shared, held_out
 
 
 def read_examples(

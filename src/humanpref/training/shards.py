@@ -224,7 +224,7 @@ class _Opened:
 def _as_examples(ranking: Ranking, content: list[bytes], config: TrainConfig) -> Iterator[tuple[Example, list[bytes]]]:
     paths = tuple(image.path for image in ranking.images)
     preferred = tuple(pair.first_preferred for pair in ranking.pairs())
-    if config.unit == "rankings" or len(paths) == 2:
+    if config.unit != "pairs" or len(paths) == 2:
         yield Example(ranking.prompt, paths, ranking.ranks, preferred), content
         return
     for (i, j), p in zip(combinations(range(len(paths)), 2), preferred, strict=True):
