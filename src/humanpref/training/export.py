@@ -41,7 +41,8 @@ def export_clip(model: nn.Module, built: Built, config: TrainConfig, folder: Pat
     """
     from safetensors.torch import save_file
 
-    tensors = {k: v.detach().cpu().contiguous().float() for k, v in merged_clip(model).state_dict().items()}
+    own = {k: v.detach().cpu().contiguous() for k, v in merged_clip(model).state_dict().items()}
+    tensors = {k: v.float() if v.is_floating_point() else v for k, v in own.items()}
     half = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
     official = f"HPS_{_safe(name)}.pt"
 

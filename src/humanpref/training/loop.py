@@ -57,8 +57,11 @@ def make_accelerator(config: TrainConfig, device: str = "auto") -> Any:
     """
     try:
         from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
     except ImportError:
         raise MissingExtraError('training needs accelerate: pip install "humanpref[train]"') from None
+    # it remembers the first precision of the process for good: a second run in one process may want another
+    AcceleratorState._reset_state()
     return Accelerator(
         cpu=device == "cpu" or None, mixed_precision="bf16" if config.precision == "bf16" else "no", step_scheduler_with_optimizer=False
     )  # fmt: skip
