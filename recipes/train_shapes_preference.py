@@ -1,16 +1,17 @@
 """python recipes/train_shapes_preference.py --work /tmp/shapes-preference
 
-Trains a small CLIP from scratch on simulated rankings of the shapes world and holds it against the best accuracy that is
-reachable there, against `lite`, and against the same training on shuffled labels. Needs `pip install -e ".[train]"`; no
-network, no GPU. The truth is known, so this shows that the procedure is right, not how a scorer does on real pictures.
+Trains a small CLIP from scratch on simulated rankings of the shapes world and holds it against the best accuracy that
+is reachable there, against `lite`, and against the same training on shuffled labels. Needs
+`pip install -e ".[train]"`; no network, no GPU. The truth is known, so this shows that the procedure is
+right, not how a scorer does on real pictures.
 
 The part of the world: one object of a named shape and colour, on a background that is named or not (96 scenes, 16
-wordings); eight sources draw every caption. Each group of eight pictures is ranked by ten people for its own caption and
-for three that differ from it in one word (what a person would say of these pictures, had they been asked for something else).
-Captions of 16 scenes are held out: no training caption says the same.
+wordings); eight sources draw every caption. Each group of eight pictures is ranked by ten people for its own caption
+and for three that differ from it in one word (what a person would say of these pictures, had they been asked for
+something else). Captions of 16 scenes are held out: no training caption says the same.
 
-Stages, each kept in --work: `images/` and `qualities.json` (drawing and judging, on --processes), a run per point of the
-curve, `result.json`, `curve.svg`. A run that is stopped goes on where it was.
+Stages, each kept in --work: `images/` and `qualities.json` (drawing and judging, on --processes), a run per point of
+the curve, `result.json`, `curve.svg`. A run that is stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -73,14 +74,14 @@ def scenes() -> tuple[list[Scene], list[Scene]]:
     return [found[i] for i in order[HELD_OUT:]], [found[i] for i in order[:HELD_OUT]]
 
 
-def altered(scene: Scene, rng: np.random.Generator, among: set[Scene]) -> Scene:
-    """A scene that differs in one word, and is one of these."""
+def altered(scene: Scene, rng: np.random.Generator, among: set[Scene]) -> list[Scene]:
+    """Scenes that differ in one word, and are among these; each another."""
     item = scene.items[0]
     choices = [Scene((replace(item, colour=c),), None, scene.background) for c in COLOURS]
     choices += [Scene((replace(item, shape=s),), None, scene.background) for s in SHAPES]
     choices += [replace(scene, background=b) for b in BACKGROUNDS]
-    choices = [c for c in choices if c != scene and c in among]
-    return choices[int(rng.integers(len(choices)))]
+    choices = [c for c in dict.fromkeys(choices) if c != scene and c in among]
+    return [choices[i] for i in rng.permutation(len(choices))[:OTHERS]]
 
 
 def draw_group(number: int, folder: Path, seed: int, held_out: bool) -> Drawn:
@@ -89,7 +90,7 @@ def draw_group(number: int, folder: Path, seed: int, held_out: bool) -> Drawn:
     own = tested if held_out else trained
     rng = np.random.default_rng([seed, number])
     scene = own[number % len(own)]
-    others = [] if held_out else [altered(scene, rng, set(own)) for _ in range(OTHERS)]
+    others = [] if held_out else altered(scene, rng, set(own))
     captions = tuple(caption(s, int(rng.integers(WORDINGS))) for s in (scene, *others))
     images, judged = [], []
     for source in SOURCES:
@@ -137,9 +138,9 @@ def config(work: Path, options: argparse.Namespace) -> TrainConfig:
     if not arch.exists():
         arch.write_text(json.dumps(ARCH))
     return TrainConfig(
-        arch=str(arch), base="", vision_free=-1, text_free=-1, unit="groups", labels="share", steps=options.steps, batch=12,
-        learning_rate=2e-3, weight_decay=0.1, warmup=50, seed=options.seed, workers=0, validate_every=0, save_every=200,
-        log_every=20, keep=1,
+        arch=str(arch), base="", vision_free=-1, text_free=-1, unit="groups", labels="share", steps=options.steps,
+        batch=12, learning_rate=2e-3, weight_decay=0.1, warmup=50, seed=options.seed, workers=0, validate_every=0,
+        save_every=200, log_every=20, keep=1,
     )  # fmt: skip
 
 

@@ -67,7 +67,9 @@ def test_configurations_go_to_json_and_back_and_refuse_what_they_do_not_know() -
 
 
 @given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 3), st.sampled_from([1, 2, 4]), st.integers(0, 5))
-def test_processes_and_accumulation_share_one_stream(number: int, batch: int, accumulate: int, world_: int, step: int) -> None:
+def test_processes_and_accumulation_share_one_stream(
+    number: int, batch: int, accumulate: int, world_: int, step: int
+) -> None:
     """A step takes the same examples however they are spread, and every epoch takes each example once."""
     config = TrainConfig(batch=batch, accumulate=accumulate, steps=10, seed=3)
     spread = [
@@ -100,7 +102,10 @@ def test_the_consensus_is_not_counted_beside_its_annotators(tmp_path: Path) -> N
 
 def test_shares_are_of_the_annotators(tmp_path: Path) -> None:
     images = world(tmp_path, 1)[0].images
-    votes = [Ranking("p", images, ranks, who) for who, ranks in (("a", (1, 2, 3, 4)), ("b", (2, 1, 3, 4)), ("c", (1, 2, 4, 3)))]
+    votes = [
+        Ranking("p", images, ranks, who)
+        for who, ranks in (("a", (1, 2, 3, 4)), ("b", (2, 1, 3, 4)), ("c", (1, 2, 4, 3)))
+    ]
     table, _ = make_examples(votes, tiny(tmp_path, unit="rankings", labels="share"))
     assert len(table) == 1
     assert table[0].preferred == pytest.approx((2 / 3, 1, 1, 1, 1, 2 / 3))
@@ -110,7 +115,9 @@ def test_labels_that_do_not_add_up_to_one_are_errors_or_counted(tmp_path: Path) 
     (tmp_path / "a.png").write_bytes(b"")
     (tmp_path / "b.png").write_bytes(b"")
     row = '{"prompt": "p", "file_path": ["a.png", "b.png"], "human_preference": %s}'
-    (tmp_path / "train.json").write_text("[" + ",".join(row % label for label in ("[1, 0]", "[0.7, 0.7]", "[0.4, 0.6]")) + "]")
+    (tmp_path / "train.json").write_text(
+        "[" + ",".join(row % label for label in ("[1, 0]", "[0.7, 0.7]", "[0.4, 0.6]")) + "]"
+    )
     with pytest.raises(DataError, match=r"instance 1: human_preference must add up to 1, got 0.7 and 0.7"):
         read_examples(tmp_path / "train.json", None, tiny(tmp_path))
     table, counts = read_examples(tmp_path / "train.json", None, tiny(tmp_path, bad_images="skip"))
@@ -118,11 +125,11 @@ def test_labels_that_do_not_add_up_to_one_are_errors_or_counted(tmp_path: Path) 
     assert table[1].preferred == (0.4,)
 
 
-@pytest.mark.parametrize("format", ["rankings", "rankings-parquet"])
-def test_files_give_the_examples_of_the_rankings(tmp_path: Path, format: str) -> None:
+@pytest.mark.parametrize("kind", ["rankings", "rankings-parquet"])
+def test_files_give_the_examples_of_the_rankings(tmp_path: Path, kind: str) -> None:
     rankings = world(tmp_path / "i", 4, annotators=2)
-    path = tmp_path / ("data.parquet" if "parquet" in format else "data.jsonl")
-    write_rankings(rankings, path, format, image_root=tmp_path / "i")
+    path = tmp_path / ("data.parquet" if "parquet" in kind else "data.jsonl")
+    write_rankings(rankings, path, kind, image_root=tmp_path / "i")
     table, _ = read_examples(path, tmp_path / "i", tiny(tmp_path))
     assert table.fingerprint() == make_examples(rankings, tiny(tmp_path))[0].fingerprint()
 
@@ -141,7 +148,10 @@ def test_an_image_of_several_examples_is_prepared_once(tmp_path: Path) -> None:
     assert len(batch.prompts) == 2
 
 
-def stream(data: ShardData, config: TrainConfig, start: int, count: int, place: Place = Place()) -> list[tuple[str, ...]]:  # noqa: B008
+ALONE = Place()
+
+
+def stream(data: ShardData, config: TrainConfig, start: int, count: int, place: Place = ALONE) -> list[tuple[str, ...]]:
     from humanpref.training.model import build
 
     batches = data.batches(pixel_inputs(build(config), config), config, place, start)

@@ -32,7 +32,9 @@ def fit(tmp_path: Path, rankings: list[Ranking], out: str = "out", val: list[Ran
 
 def test_it_learns_what_people_prefer(tmp_path: Path) -> None:
     held_out = world(tmp_path / "val", groups=8, seed=1)
-    report = fit(tmp_path, world(tmp_path / "i", 16), val=held_out, unit="groups", steps=40, learning_rate=3e-3, save_every=20)
+    report = fit(
+        tmp_path, world(tmp_path / "i", 16), val=held_out, unit="groups", steps=40, learning_rate=3e-3, save_every=20
+    )
     assert report.outcome.validation.pair_accuracy > 0.9
     assert report.evaluation.scorers[0]["pair_accuracy"].value == pytest.approx(report.outcome.state.best_accuracy)
     text = (report.out / "export" / "README.md").read_text()
@@ -79,7 +81,9 @@ def test_only_the_layers_that_are_free_change(tmp_path: Path) -> None:
     assert {k for k in changed if k.startswith("visual")} == {
         k for k in before if k.startswith(("visual.transformer.resblocks.1.", "visual.ln_post")) or k == "visual.proj"
     }
-    assert not any(k.startswith(("token_embedding", "transformer.resblocks.0.", "positional_embedding")) for k in changed)
+    assert not any(
+        k.startswith(("token_embedding", "transformer.resblocks.0.", "positional_embedding")) for k in changed
+    )
     assert "logit_scale" in changed
 
 
@@ -94,9 +98,11 @@ def test_a_run_that_was_killed_goes_on_exactly(tmp_path: Path) -> None:
     ]  # fmt: skip
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     whole = [sys.executable, "-m", "humanpref.cli", *map(str, words), "--out", str(tmp_path / "whole")]
-    assert subprocess.run(whole, env=env, capture_output=True).returncode == 0
+    assert subprocess.run(whole, env=env, capture_output=True, check=False).returncode == 0
     broken = [*whole[:-1], str(tmp_path / "broken")]
-    process = subprocess.Popen(broken, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        broken, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     deadline = time.monotonic() + 120
     while not list((tmp_path / "broken" / "checkpoints").glob("step-*/state.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -104,7 +110,7 @@ def test_a_run_that_was_killed_goes_on_exactly(tmp_path: Path) -> None:
     process.wait()
     stopped_at = max(losses(tmp_path / "broken"))
     assert stopped_at < 30, "it was over before it could be killed"
-    assert subprocess.run(broken, env=env, capture_output=True).returncode == 0
+    assert subprocess.run(broken, env=env, capture_output=True, check=False).returncode == 0
     one, other = losses(tmp_path / "whole"), losses(tmp_path / "broken")
     assert list(one) == list(other) == list(range(1, 31))
     assert all(abs(one[s] - other[s]) < 1e-6 for s in one)
@@ -134,7 +140,9 @@ def test_the_last_checkpoints_and_the_best_are_kept(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     rankings = world(tmp_path / "i", 6)
-    with pytest.raises(TrainingError, match=r"step \d+: (loss|gradient of norm) (nan|inf).*the last good checkpoint is .*step-0"):
+    with pytest.raises(
+        TrainingError, match=r"step \d+: (loss|gradient of norm) (nan|inf).*the last good checkpoint is .*step-0"
+    ):
         fit(tmp_path, rankings, steps=60, learning_rate=1e30, warmup=10000, save_every=1, weight_decay=0)
     saved = json.loads((tmp_path / "out" / "bad-batch.json").read_text())
     assert saved["batches"][0]["images"]
@@ -207,7 +215,7 @@ def save(self):
 loop.Trainer._save = save
 train(rankings, folder / "out", tiny(folder, steps=8), device="cpu", trackers=())
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "TrainingError" in done.stderr
     assert "cannot be written" in done.stderr
@@ -248,7 +256,9 @@ def test_what_is_exported_loads_everywhere(tmp_path: Path) -> None:
     assert scorer.spec.name == "out"
     expected = scorer.score(images, held_out[0].prompt)
     half = load_scorer(str(report.exported.official), precision="fp32", device="cpu").score(images, held_out[0].prompt)
-    named = load_scorer("hps-v2.1", weights=report.exported.official, arch=folder / "open_clip_config.json", precision="fp32")
+    named = load_scorer(
+        "hps-v2.1", weights=report.exported.official, arch=folder / "open_clip_config.json", precision="fp32"
+    )
     assert torch.equal(half, named.score(images, held_out[0].prompt))
     assert (half - expected).abs().max() < 2e-3  # HPS v2's files are fp16
     content = torch.load(report.exported.official, weights_only=True)

@@ -94,7 +94,8 @@ def is_url(text: str) -> bool:
 
 
 def decode_image(content: bytes, name: str) -> Image.Image:
-    """Decode an image file's bytes, checked and converted as `open_image` does. Raises `ImageError`, which says `name`."""
+    """Decode an image file's bytes, checked and converted as `open_image` does. Raises `ImageError`, which says
+    `name`."""
     if not content:
         raise ImageError(f"{name}: the file is empty")
     return _decode(BytesIO(content), name)

@@ -193,7 +193,8 @@ def load_scorer(
 ) -> Scorer:
     """Load a scorer once; every later call of it works from memory.
 
-    name: a row of `SPECS`, or the path of a trained model: the folder that `humanpref train` exported, or a weights file
+    name: a row of `SPECS`, or the path of a trained model: the folder that `humanpref train` exported, or a weights
+    file
         in HPS v2's layout (with `arch`, unless it lies in such a folder or is a ViT-H/14).
     weights: a checkpoint file to use instead of the published one, in the official layout (`.pt`, `.safetensors`).
         A second file that a scorer needs (`ScorerSpec.companions`) is then looked for beside it first.

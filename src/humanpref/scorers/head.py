@@ -34,8 +34,8 @@ START_LOG_SIGMA = -1.0
 class PreferenceHead(nn.Module):
     """A linear or one-hidden-layer head on frozen embeddings -> scores in logits.
 
-    It reads the image's unit vector and, where the prompt is read, its product with the prompt's, element by element (of
-    which the cosine is the sum).
+    It reads the image's unit vector and, where the prompt is read, its product with the prompt's, element by element
+    (of which the cosine is the sum).
     """
 
     def __init__(self, width: int, *, hidden: int, reads_prompt: bool, uncertain: bool) -> None:
@@ -55,17 +55,16 @@ class PreferenceHead(nn.Module):
         if self.uncertain:
             with torch.no_grad():
                 last.bias[1] = START_LOG_SIGMA
-        scale = width**0.5  # unit vectors have elements of about 1 / sqrt(width)
-        self.register_buffer("scale", torch.tensor(scale))
+        self._scale = width**0.5  # unit vectors have elements of about 1 / sqrt(width)
 
     def forward(
         self, images: Tensor, prompts: Tensor, image_of: Tensor, prompt_of: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """Unit vectors (u, width) and (v, width); entries name one of each -> (entries,), (entries,) or None."""
         image = images.float()[image_of]
-        features = image * self.scale
+        features = image * self._scale
         if self.reads_prompt:
-            product = image * prompts.float()[prompt_of] * self.scale**2
+            product = image * prompts.float()[prompt_of] * self._scale**2
             features = torch.cat([features, product], dim=-1)
         out = self.layers(features)
         return out[:, 0], out[:, 1] if self.uncertain else None

@@ -88,9 +88,7 @@ def best_accuracy(qualities: Sequence[Array], annotators: Sequence[Annotator]) -
     return float(np.mean(np.concatenate(shares)))
 
 
-def expected_accuracy(
-    scores: Sequence[Array], qualities: Sequence[Array], annotators: Sequence[Annotator]
-) -> float:
+def expected_accuracy(scores: Sequence[Array], qualities: Sequence[Array], annotators: Sequence[Annotator]) -> float:
     """The share of pairs on which a scorer would agree with one of these people, in expectation over what they say.
 
     scores, qualities: (images,) for each group. Tied scores count one half. At most `best_accuracy`.

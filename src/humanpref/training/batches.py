@@ -1,5 +1,5 @@
-"""Which examples make which batch, and what a batch is. The plan is a pure function of seed and step, so that a run that
-goes on takes the same batches as one that never stopped, with any number of workers."""
+"""Which examples make which batch, and what a batch is. The plan is a pure function of seed and step, so that a run
+that goes on takes the same batches as one that never stopped, with any number of workers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -75,12 +75,15 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Move the tensors."""
-        tensors = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return replace(self, **tensors)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
         """Put the tensors where a GPU can fetch them while it computes; called by the loader."""
-        return replace(self, **{k: v.pin_memory() for k, v in vars(self).items() if isinstance(v, Tensor)})
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        changed: dict[str, Any] = {k: change(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **changed)
 
 
 def collate(
@@ -178,7 +181,7 @@ def planned(number: int, micro: int, config: TrainConfig, place: Place, seed_str
 
 
 @lru_cache(maxsize=4)
-def _permutation(number: int, seed: int, epoch: int) -> np.ndarray:  # type: ignore[type-arg]
+def _permutation(number: int, seed: int, epoch: int) -> Any:
     return np.random.default_rng([seed, epoch]).permutation(number)
 
 

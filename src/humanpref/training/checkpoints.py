@@ -54,8 +54,8 @@ class TrainFolder:
     def agree(self, config: TrainConfig, facts: Mapping[str, object]) -> None:
         """Note what the run is made of, or check that it goes on with what is here.
 
-        facts: what else must not change: the data's fingerprint, the number of processes. Raises `TrainingError` that shows
-        each difference; nothing is touched then.
+        facts: what else must not change: the data's fingerprint, the number of processes. Raises `TrainingError` that
+        shows each difference; nothing is touched then.
         """
         file = self.path / RUN
         if file.exists() and self.latest() is not None:
@@ -112,8 +112,8 @@ class TrainFolder:
             last = self.latest()
             left = f"the last good one is {last}" if last else "there is none before it"
             raise TrainingError(
-                f"{target}: the checkpoint cannot be written ({_reason(error)}); {left}. Make room and run the same command "
-                "to go on"
+                f"{target}: the checkpoint cannot be written ({_reason(error)}); {left}. Make room and run the same "
+                "command to go on"
             ) from error
 
     def prune(self, keep: int, best: int | None) -> None:

@@ -1,4 +1,5 @@
-"""What a training run is: one frozen record, and the presets it starts from. Unknown keys and bad values are refused."""
+"""What a training run is: one frozen record, and the presets it starts from. Unknown keys and bad values are
+refused."""
 
 from __future__ import annotations
 
@@ -34,17 +35,18 @@ class TrainConfig:
     """All that decides a training run, apart from the data and the number of processes.
 
     The model. `model`: "clip" fine-tunes both towers, "head" trains a head on the frozen embeddings of a CLIP, computed
-    once. `arch`: an open_clip name or a JSON config file. `base`: the weights to start from, a file or the name of a CLIP
-    scorer (`clipscore` is LAION-2B ViT-H/14); "" starts from scratch. `vision_free`, `text_free`: how many of the last
-    groups of the image tower and layers of the text tower are trained (HPS v2's counting), -1 for all. `lora_rank`
-    above 0 freezes everything but low-rank additions (peft) to the linear layers of the blocks that would be free.
+    once. `arch`: an open_clip name or a JSON config file. `base`: the weights to start from, a file or the name of a
+    CLIP scorer (`clipscore` is LAION-2B ViT-H/14); "" starts from scratch. `vision_free`, `text_free`: how many of the
+    last groups of the image tower and layers of the text tower are trained (HPS v2's counting), -1 for all.
+    `lora_rank` above 0 freezes everything but low-rank additions (peft) to the linear layers that would be free.
     `hidden`: width of the head's hidden layer, 0 for a linear head. `text_head`: whether the head reads the prompt.
     `logit_scale`: where the temperature starts, in (0, `max_logit_scale`]; 0 keeps the base's.
 
-    The loss (`humanpref.training.losses`). `unit`: "pairs" makes every pair an example, as HPS v2 does; "rankings" takes
-    the images of a ranking together; "groups" takes all judgements that share images together, so that each image is encoded
-    once per step (HPD v2's six pairs of four images cost a third of what they cost as pairs). `labels`: "each" trains on single annotators' judgements,
-    "share" on the share of annotators who prefer an image, with `smoothing` added to both sides of it. `margin` in logits.
+    The loss (`humanpref.training.losses`). `unit`: "pairs" makes every pair an example, as HPS v2 does; "rankings"
+    takes the images of a ranking together; "groups" takes all judgements that share images together, so that each image
+    is encoded once per step (HPD v2's six pairs of four images cost a third of what they cost as pairs). `labels`:
+    "each" trains on single annotators' judgements, "share" on the share of annotators who prefer an image, with
+    `smoothing` added to both sides of it. `margin` in logits.
 
     The optimiser: AdamW; gains, biases, norms and the logit scale do not decay. `batch`: examples per process and
     forward pass; `accumulate`: forward passes per step. `clip`: largest norm of the gradient, 0 for none.
@@ -62,7 +64,7 @@ class TrainConfig:
     vision_free: int = 20
     text_free: int = 11
     lora_rank: int = 0
-    lora_alpha: float = 16.0
+    lora_alpha: int = 16
     hidden: int = 0
     text_head: bool = True
     logit_scale: float = 0.0
@@ -109,6 +111,10 @@ class TrainConfig:
         for name in ("vision_free", "text_free"):
             if getattr(self, name) < -1:
                 raise TrainingError(f"{name} must be a number of layers, or -1 for all, got {getattr(self, name)}")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Refuse values that do not go together."""
         if not 0 <= self.smoothing < 0.5:
             raise TrainingError(f"smoothing must be in [0, 0.5), got {self.smoothing}")
         if not 1 <= self.max_logit_scale <= 1e4 or self.logit_scale > self.max_logit_scale:
@@ -164,11 +170,11 @@ PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
 """Where a run starts from, by name.
 
 `hps-v2` is the recipe of arXiv 2306.09341 as its authors' training script has it (`hpsv2/configs/HPSv2.sh`,
-`src/training/main.py`, `params.py` of tgxs002/HPSv2): ViT-H/14 from LAION-2B, the last 20 groups of the image tower and 11
-layers of the text tower free, AdamW with betas 0.9 and 0.98 and epsilon 1e-6, learning rate 3.3e-6, weight decay 0.35,
-500 steps of warm-up and a cosine, 16 pairs per GPU on 8 GPUs, no augmentation. The number of steps, 4000, is not in the
-released script. Here the loss is the mean over pairs, there the sum: AdamW's step does not depend on a constant factor
-of the loss, so the learning rate stays the same (`losses.pair_loss`)."""
+`src/training/main.py`, `params.py` of tgxs002/HPSv2): ViT-H/14 from LAION-2B, the last 20 groups of the image tower
+and 11 layers of the text tower free, AdamW with betas 0.9 and 0.98 and epsilon 1e-6, learning rate 3.3e-6, weight
+decay 0.35, 500 steps of warm-up and a cosine, 16 pairs per GPU on 8 GPUs, no augmentation. The number of steps, 4000,
+is not in the released script. Here the loss is the mean over pairs, there the sum: AdamW's step does not depend on a
+constant factor of the loss, so the learning rate stays the same (`losses.pair_loss`)."""
 
 
 def get_preset(name: str) -> TrainConfig:
@@ -203,7 +209,8 @@ def from_json(text: str) -> TrainConfig:
     try:
         found = json.loads(text)
         kinds = get_type_hints(TrainConfig)
-        return TrainConfig(**{name: _read(name, value, kinds[name]) for name, value in found.items()})
+        own: dict[str, Any] = {name: _read(name, value, kinds[name]) for name, value in found.items()}
+        return TrainConfig(**own)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise TrainingError(f"not the configuration of a training run ({error})") from None
 

@@ -30,7 +30,8 @@ CHUNK = 64
 
 @dataclass(frozen=True)
 class EmbeddingInputs:
-    """Unit vectors by image path and by prompt; `backbone` says whose they are. `failed`: images that cannot be read."""
+    """Unit vectors by image path and by prompt; `backbone` says whose they are. `failed`: images that cannot be
+    read."""
 
     images: dict[str, Tensor]
     texts: dict[str, Tensor]
@@ -86,8 +87,8 @@ def embed_data(
     vectors = {path: store.images[digest] for path, digest in by_file.items() if digest in store.images}
     if failed and config.bad_images == "stop":
         raise TrainingError(
-            f"{len(failed)} images of the data cannot be read (first: {next(iter(failed.values()))}); mend them, or leave them "
-            "out with bad_images=skip"
+            f"{len(failed)} images of the data cannot be read (first: {next(iter(failed.values()))}); mend them, or "
+            "leave them out with bad_images=skip"
         )
     if not store.texts:
         raise TrainingError("the data has no prompts to embed")

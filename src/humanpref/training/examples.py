@@ -90,8 +90,8 @@ class ExampleTable(Sequence[Example]):
         return sum(p == 0.5 for p in self._preferred)
 
     def groups(self) -> list[array[int]]:
-        """Indices of the examples that share images, directly or by way of others: HPD v2's six pairs of four images, or
-        ten people's rankings of the same nine. In the order of their first examples."""
+        """Indices of the examples that share images, directly or by way of others: HPD v2's six pairs of four images,
+        or ten people's rankings of the same nine. In the order of their first examples."""
         parent = list(range(len(self._image_list)))
 
         def root(image: int) -> int:
@@ -199,8 +199,8 @@ def _on_disk(rankings: list[Ranking], policy: str) -> tuple[list[Ranking], int]:
     if policy == "stop":
         first = min(map(str, gone))
         raise TrainingError(
-            f"{len(gone)} of {len(images)} images of the training data are not on disk (first: {first}); say where they "
-            "are with --images, or leave them out with bad_images=skip"
+            f"{len(gone)} of {len(images)} images of the training data are not on disk (first: {first}); say where "
+            "they are with --images, or leave them out with bad_images=skip"
         )
     kept = []
     for ranking in rankings:

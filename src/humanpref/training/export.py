@@ -1,4 +1,5 @@
-"""Trained models as files: HPS v2's own layout, safetensors that open_clip and the Hub know, and what loads them here."""
+"""Trained models as files: HPS v2's own layout, safetensors that open_clip and the Hub know, and what loads them
+here."""
 
 from __future__ import annotations
 
@@ -33,11 +34,11 @@ class Exported:
 
 
 def export_clip(model: nn.Module, built: Built, config: TrainConfig, folder: Path, name: str) -> Exported:
-    """Write a trained CLIP: `HPS_<name>.pt` (fp16 under `state_dict`, the layout and number format of HPS v2's published
-    files), `open_clip_model.safetensors` in fp32 with `open_clip_config.json`, and `humanpref.json`.
+    """Write a trained CLIP: `HPS_<name>.pt` (fp16 under `state_dict`, the layout and number format of HPS v2's
+    published files), `open_clip_model.safetensors` in fp32 with `open_clip_config.json`, and `humanpref.json`.
 
-    Low-rank additions are merged. The spread of the uncertainty-aware loss, which scores do not use, is in `spread.safetensors`.
-    Raises `TrainingError` when they cannot be written; then none of them is.
+    Low-rank additions are merged. The spread of the uncertainty-aware loss, which scores do not use, is in
+    `spread.safetensors`. Raises `TrainingError` when they cannot be written; then none of them is.
     """
     from safetensors.torch import save_file
 
@@ -49,7 +50,13 @@ def export_clip(model: nn.Module, built: Built, config: TrainConfig, folder: Pat
     def write(part: Path) -> None:
         save_file(tensors, part / WEIGHTS, metadata={"format": "pt"})
         torch.save({"state_dict": half}, part / official)
-        preprocess = {"size": built.size, "mode": "RGB", "mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic"}
+        preprocess: dict[str, Any] = {
+            "size": built.size,
+            "mode": "RGB",
+            "mean": CLIP_MEAN,
+            "std": CLIP_STD,
+            "interpolation": "bicubic",
+        }
         preprocess |= {"resize_mode": "longest", "fill_color": 0}
         _write(part / CONFIG, {"model_cfg": built.arch, "preprocess_cfg": preprocess})
         _write(part / SPEC, _spec(config, name, "clip", built.size) | {"weights": WEIGHTS, "arch": CONFIG})
@@ -66,7 +73,8 @@ def export_clip(model: nn.Module, built: Built, config: TrainConfig, folder: Pat
 def export_head(
     model: nn.Module, built: Built, config: TrainConfig, folder: Path, name: str, inputs: EmbeddingInputs
 ) -> Exported:
-    """Write a trained head: `head.safetensors` and `humanpref.json`, which names the frozen CLIP it reads by SHA-256."""
+    """Write a trained head: `head.safetensors` and `humanpref.json`, which names the frozen CLIP it reads by
+    SHA-256."""
     from safetensors.torch import save_file
 
     tensors = {k: v.detach().cpu().contiguous().float() for k, v in model.state_dict().items()}
@@ -74,7 +82,7 @@ def export_head(
     def write(part: Path) -> None:
         save_file(tensors, part / HEAD, metadata={"format": "pt"})
         _write(part / CONFIG, {"model_cfg": built.arch})
-        head = {"width": inputs.width, "hidden": config.hidden, "reads_prompt": config.text_head}
+        head: dict[str, Any] = {"width": inputs.width, "hidden": config.hidden, "reads_prompt": config.text_head}
         head |= {
             "uncertain": config.loss == "uncertain",
             "base": config.base,

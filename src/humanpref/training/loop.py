@@ -62,9 +62,7 @@ def make_accelerator(config: TrainConfig, device: str = "auto") -> Any:
         raise MissingExtraError('training needs accelerate: pip install "humanpref[train]"') from None
     # it remembers the first precision of the process for good: a second run in one process may want another
     AcceleratorState._reset_state()
-    return Accelerator(
-        cpu=device == "cpu" or None, mixed_precision="bf16" if config.precision == "bf16" else "no", step_scheduler_with_optimizer=False
-    )  # fmt: skip
+    return Accelerator(cpu=device == "cpu" or None, mixed_precision="bf16" if config.precision == "bf16" else "no")
 
 
 class Trainer:
@@ -108,8 +106,8 @@ class Trainer:
     ) -> Outcome:
         """Train to the end, validating and saving as configured -> how it ended.
 
-        Raises `TrainingError` when the loss or its gradient is no number (the batch is saved beside the checkpoints, which
-        stay), when a checkpoint cannot be written, or for an image that cannot be read.
+        Raises `TrainingError` when the loss or its gradient is no number (the batch is saved beside the checkpoints,
+        which stay), when a checkpoint cannot be written, or for an image that cannot be read.
         """
         config, start = self.config, self._resume()
         self.model.train()
@@ -157,7 +155,8 @@ class Trainer:
                     scores, log_sigma = apply(self.model, batch)
                 scores = scores.float()
                 part = loss_terms(scores, None if log_sigma is None else log_sigma.float(), batch, config).sum()
-                # a mean over all terms of the step, whatever their share of processes and passes; DDP averages over processes
+                # a mean over all terms of the step, whatever their share of processes and passes; DDP averages over
+                # processes
                 accelerator.backward((part + 0.0 * scores.sum()) * self.place.world / max(total, 1.0))
             summed += part.detach()
             good, all_ = right_pairs(scores, batch)

@@ -35,22 +35,23 @@ class ClipPreference(nn.Module):
             nn.init.constant_(self.spread.bias, START_LOG_SIGMA)
         if config.logit_scale:
             with torch.no_grad():
-                self.clip.logit_scale.fill_(math.log(config.logit_scale))  # type: ignore[operator,union-attr]
+                self.clip.logit_scale.fill_(math.log(config.logit_scale))  # type: ignore[operator]
 
     def forward(
         self, images: Tensor, prompts: Tensor, image_of: Tensor, prompt_of: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """Pixels (u, 3, size, size) and tokens (v, context); entries name one of each -> (entries,), (entries,) or None."""
+        """Pixels (u, 3, size, size) and tokens (v, context); entries name one of each -> (entries,), (entries,) or
+        None."""
         image = F.normalize(self.clip.encode_image(images).float(), dim=-1)[image_of]  # type: ignore[operator]
         text = F.normalize(self.clip.encode_text(prompts).float(), dim=-1)[prompt_of]  # type: ignore[operator]
         cosine = (image * text).sum(dim=-1)
         sigma = None if self.spread is None else self.spread(image * text).squeeze(-1)
-        return self.clip.logit_scale.exp() * cosine, sigma  # type: ignore[operator,union-attr]
+        return self.clip.logit_scale.exp() * cosine, sigma  # type: ignore[operator]
 
     @torch.no_grad()
     def clamp(self) -> None:
         """Keep the logit scale in [1, max], as in the official loop after every step."""
-        self.clip.logit_scale.clamp_(0, self.max_log_scale)  # type: ignore[operator,union-attr]
+        self.clip.logit_scale.clamp_(0, self.max_log_scale)  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def build_clip(config: TrainConfig) -> tuple[nn.Module, Callable[[list[str]], Te
     if spec is None and not path.is_file():
         clips = ", ".join(name for name, row in SPECS.items() if row.family == "clip")
         raise UnknownNameError(
-            f"base {config.base!r} is neither a weights file nor a CLIP scorer ({clips}); base= (empty) starts from scratch"
+            f"base {config.base!r} is neither a weights file nor a CLIP scorer ({clips}); base= (empty) "
+            "starts from scratch"
         )
     if spec is not None:
         if spec.family != "clip":
@@ -116,9 +118,9 @@ def free_layers(clip: nn.Module, vision: int, text: int) -> None:
     """Freeze all but the last `vision` groups of the image tower and `text` layers of the text tower; -1 frees all.
 
     As HPS v2's own open_clip counts. The image tower's first group is its embeddings and first norm, its last is the
-    projection, the one before is the last block with the last norm. A layer of the text tower is a block; the last norm and
-    the projection are free where any block is (today's open_clip counts them as a layer). The logit scale is always free.
-    Raises `TrainingError` for towers that cannot be frozen in part.
+    projection, the one before is the last block with the last norm. A layer of the text tower is a block; the last
+    norm and the projection are free where any block is (today's open_clip counts them as a layer). The logit scale is
+    always free. Raises `TrainingError` for towers that cannot be frozen in part.
     """
     try:
         if vision >= 0:
@@ -154,7 +156,8 @@ def free_parameters(model: nn.Module) -> tuple[int, int]:
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """The optimiser's two groups: gains, biases, norms and the logit scale do not decay (open_clip's and HPS v2's rule)."""
+    """The optimiser's two groups: gains, biases, norms and the logit scale do not decay (open_clip's and HPS v2's
+    rule)."""
     free = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
     def plain(name: str, p: nn.Parameter) -> bool:
@@ -194,10 +197,10 @@ def _with_lora(clip: nn.Module, config: TrainConfig) -> nn.Module:
         raise TrainingError("no linear layer is free for LoRA; raise vision_free or text_free")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        lora = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=free, lora_dropout=0.0)
+        lora = LoraConfig(r=config.lora_rank, lora_alpha=int(config.lora_alpha), target_modules=free, lora_dropout=0.0)
         wrapped = get_peft_model(clip, lora)  # type: ignore[arg-type]
-    wrapped.base_model.model.logit_scale.requires_grad_(True)
-    return wrapped  # type: ignore[no-any-return]
+    wrapped.logit_scale.requires_grad_(True)  # type: ignore[operator]
+    return wrapped
 
 
 def _embedding_width(clip: nn.Module) -> int:

@@ -21,8 +21,8 @@ def push(folder: str | Path, repo: str, *, private: bool = False, dry_run: bool 
     """Make the repository, if need be, and send the folder's files in one commit -> what went.
 
     dry_run: ask the Hub who we are and whether the repository is there, and send nothing. The token is the one of
-    `hf auth login`, or HF_TOKEN. Raises `TrainingError` for a folder that is no export, `DownloadError` when the Hub refuses
-    or cannot be reached.
+    `hf auth login`, or HF_TOKEN. Raises `TrainingError` for a folder that is no export, `DownloadError` when the Hub
+    refuses or cannot be reached.
     """
     from huggingface_hub import HfApi
 
@@ -44,6 +44,7 @@ def push(folder: str | Path, repo: str, *, private: bool = False, dry_run: bool 
     except Exception as error:  # whatever the Hub client or its HTTP library raises: which ones differ by version
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise DownloadError(
-            f"the Hub did not take {place} as {repo} ({reason}); sign in with `hf auth login` or HF_TOKEN, and check the name"
+            f"the Hub did not take {place} as {repo} ({reason}); sign in with `hf auth login` or HF_TOKEN, and "
+            "check the name"
         ) from error
     return Pushed(files, f"{api.endpoint}/{name}")

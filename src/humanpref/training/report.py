@@ -21,7 +21,8 @@ PAGE, CARD = "report.html", "README.md"
 
 
 def write_card(report: TrainReport) -> None:
-    """Write the model card into the export folder: the data, the recipe, the accuracy and its interval, how to load it."""
+    """Write the model card into the export folder: the data, the recipe, the accuracy and its interval, how to load
+    it."""
     if report.exported is None:
         return
     write_whole(report.exported.folder / CARD, card(report))
@@ -115,7 +116,8 @@ def write_page(report: TrainReport) -> None:
     facts += [("note", note) for note in report.notes]
     config = [(f.name, str(getattr(report.config, f.name))) for f in fields(report.config)]
     page = f"<!doctype html><html lang=en><meta charset=utf-8><title>Training</title><style>{_STYLE}</style>"
-    page += f"<h1>Training: {html.escape(report.out.name)}</h1>{_table(facts)}{curves}<h2>Configuration</h2>{_table(config)}"
+    page += f"<h1>Training: {html.escape(report.out.name)}</h1>{_table(facts)}{curves}"
+    page += f"<h2>Configuration</h2>{_table(config)}"
     write_whole(report.out / PAGE, page + "</html>\n")
 
 
@@ -143,14 +145,13 @@ def _curves(rows: Sequence[dict[str, Any]]) -> str:
         if len([1 for _, own, _ in lines if own]) > 1:
             axis.legend(frameon=False, fontsize=8)
 
-    draw(
-        axes[0][0], "loss",
-        [("training", steps, lambda r: r["loss"]), ("validation, pair loss", checks, lambda r: r["validation"]["loss"])],
-    )  # fmt: skip
-    draw(
-        axes[0][1], "pairs ordered as people do",
-        [("training", steps, lambda r: r["accuracy"]), ("validation", checks, lambda r: r["validation"]["pair_accuracy"])],
-    )  # fmt: skip
+    def checked(name: str) -> Callable[[Any], float]:
+        return lambda row: float(row["validation"][name])
+
+    losses = [("training", steps, lambda r: r["loss"]), ("validation, pair loss", checks, checked("loss"))]
+    draw(axes[0][0], "loss", losses)
+    right = [("training", steps, lambda r: r["accuracy"]), ("validation", checks, checked("pair_accuracy"))]
+    draw(axes[0][1], "pairs ordered as people do", right)
     draw(axes[1][0], "learning rate", [("", steps, lambda r: r["learning_rate"])])
     draw(axes[1][1], "images per second", [("", steps, lambda r: r["images_per_second"])])
     buffer = io.StringIO()
@@ -164,7 +165,7 @@ def _table(rows: Sequence[tuple[str, str]]) -> str:
     return f"<table>{cells}</table>"
 
 
-_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fff}
+_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a}
 th{text-align:left;font-weight:400;color:#666;padding-right:2rem;vertical-align:top}figure{margin:1.5rem 0}
 svg{max-width:100%;height:auto;background:#fff}"""
 

@@ -68,8 +68,8 @@ def train(
 
     data, validation: a file in any known format, a folder that holds one, a folder of shards (data only), or rankings.
     images, validation_images: where their images are; those of the validation default to `images` where that is given.
-    trackers: "tensorboard", "wandb". name: what the model is called in its card (by default the name of `out`). The same
-    call goes on where a stopped run was; one with another configuration or other data is refused.
+    trackers: "tensorboard", "wandb". name: what the model is called in its card (by default the name of `out`). The
+    same call goes on where a stopped run was; one with another configuration or other data is refused.
 
     Raises `TrainingError`, `DataError`, `WeightsError`, `DownloadError`, `UnknownNameError`, `MissingExtraError`.
     """
@@ -166,7 +166,8 @@ def _read(
 def read_examples(
     data: str | Path | Sequence[Ranking], images: str | Path | None, config: TrainConfig
 ) -> tuple[ExampleTable, Counts]:
-    """Read training data as `config` says -> (examples, counts); bad rows are errors, or counted with bad_images="skip"."""
+    """Read training data as `config` says -> (examples, counts); bad rows are errors, or counted with
+    bad_images="skip"."""
     if not isinstance(data, (str, Path)):
         return make_examples(data, config)
     bad: list[DataError] = []

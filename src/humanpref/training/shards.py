@@ -1,8 +1,8 @@
-"""WebDataset shards: rankings with their images in tar files, read as a stream with a shuffle that is the same for the same
-seed, worker by worker.
+"""WebDataset shards: rankings with their images in tar files, read as a stream with a shuffle that is the same for
+the same seed, worker by worker.
 
-`write_shards` makes `shard-000000.tar` ... and `shards.json`, the index. A sample is `KEY.json` (our own rankings format, image
-names "0", "1" ...) and `KEY.0.jpg`, `KEY.1.png` ..., the image files as they are.
+`write_shards` makes `shard-000000.tar` ... and `shards.json`, the index. A sample is `KEY.json` (our own rankings
+format, image names "0", "1" ...) and `KEY.0.jpg`, `KEY.1.png` ..., the image files as they are.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def write_shards(
     if place.exists() and any(place.iterdir()):
         raise DataError(f"{place}: is not empty; choose another folder for the shards")
     place.mkdir(parents=True, exist_ok=True)
-    count, pairs, names = 0, 0, []
+    count, pairs = 0, 0
+    names: list[tuple[str, int]] = []
     images: set[str] = set()
     prompts: set[str] = set()
     iterator = iter(rankings)
@@ -61,7 +62,7 @@ def write_shards(
                 prompts.add(ranking.prompt)
                 if on_ranking is not None:
                     on_ranking()
-        names.append([name, len(chunk)])
+        names.append((name, len(chunk)))
     if not count:
         raise DataError("there are no rankings to write as shards")
     index = {
@@ -171,8 +172,8 @@ class _Stream(IterableDataset[Batch]):
         number, workers = (worker.id, worker.num_workers) if worker is not None else (0, 1)
         if worker is not None:
             torch.set_num_threads(1)
-        # The loader takes one batch of each worker in turn. Going on after `start` batches it begins with its first worker
-        # again, which therefore takes over from the one whose turn it was.
+        # The loader takes one batch of each worker in turn. Going on after `start` batches it begins with its first
+        # worker again, which therefore takes over from the one whose turn it was.
         number = (self._start + number) % workers
         made = (self._start - number + workers - 1) // workers
         samples = self._examples(self._place.rank * workers + number, self._place.world * workers)

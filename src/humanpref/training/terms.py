@@ -15,7 +15,7 @@ def loss_terms(scores: Tensor, log_sigma: Tensor | None, batch: Batch, config: T
     if config.loss == "listwise":
         if not len(batch.first):
             return scores[:0]
-        parts = zip(scores.split(batch.sizes), batch.ranks.split(batch.sizes), strict=True)
+        parts = zip(torch.split(scores, list(batch.sizes)), torch.split(batch.ranks, list(batch.sizes)), strict=True)
         return torch.stack([losses.listwise_terms(own, ranks) for own, ranks in parts])
     first, second = scores[batch.first], scores[batch.second]
     preferred = losses.smooth(batch.preferred, config.smoothing)

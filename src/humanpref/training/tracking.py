@@ -38,7 +38,7 @@ class Trackers:
         if "tensorboard" in self._names:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(self._out / "tensorboard"), purge_step=step + 1)  # type: ignore[no-untyped-call]
+            self._board = SummaryWriter(str(self._out / "tensorboard"), purge_step=step + 1)
         if "wandb" in self._names:
             import wandb
 

@@ -21,8 +21,8 @@ CHUNK = 32
 
 @dataclass(frozen=True)
 class Validation:
-    """What validation found, in [0, 1]: `accuracy` by HPD v2's rule, `pair_accuracy` over pairs that people do not tie, as
-    in `humanpref evaluate`; `loss` is the pair loss against the consensus, per untied pair."""
+    """What validation found, in [0, 1]: `accuracy` by HPD v2's rule, `pair_accuracy` over pairs that people do not
+    tie, as in `humanpref evaluate`; `loss` is the pair loss against the consensus, per untied pair."""
 
     accuracy: float
     pair_accuracy: float
