@@ -198,8 +198,8 @@ def _with_lora(clip: nn.Module, config: TrainConfig) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         lora = LoraConfig(r=config.lora_rank, lora_alpha=int(config.lora_alpha), target_modules=free, lora_dropout=0.0)
-        wrapped = get_peft_model(clip, lora)  # type: ignore[arg-type]
-    wrapped.logit_scale.requires_grad_(True)  # type: ignore[operator]
+        wrapped = get_peft_model(clip, lora)
+    wrapped.logit_scale.requires_grad_(True)
     return wrapped
 
 
