@@ -3,8 +3,8 @@
 Does a small trained head add anything to `lite` on real rankings? Cross-validated over prompts, on the splits that
 `recipes/train_lite.py` uses, with `lite` refitted within each of them (its shipped constants, so not nested).
 
-The heads are trained by `humanpref.training` on people's shares: linear and with a hidden layer on `lite`'s own image
-statistics, linear on the embeddings of a CLIP with random weights, and on those of the CLIP that
+The heads are trained by `humanpref.training` on people's shares: linear and with a hidden layer on `lite`'s own
+image statistics, linear on the embeddings of a CLIP with random weights, and on those of the CLIP that
 `recipes/train_shapes_preference.py` trained (--shapes). "lite + head" is the sum of both scores in units of their spread
 within a prompt. A seed is a division into seven folds; the figure is the mean over seeds and the spread of that mean.
 Needs `pip install -e ".[train,recipes]"`.
@@ -38,8 +38,11 @@ Predictor = Callable[[lite.Numbers, lite.Numbers], lite.Array]
 
 
 def head(
-    data: lite.Data, images: list[ImageRef], rankings: list[Ranking], features: Callable[[lite.Numbers], lite.Array], **options: object
-) -> Predictor:  # fmt: skip
+    images: list[ImageRef],
+    rankings: list[Ranking],
+    features: Callable[[lite.Numbers], lite.Array],
+    **options: object,
+) -> Predictor:
     """A predictor that trains a head on the training images' features (n, d), scaled by what is seen in training."""
 
     def run(train: lite.Numbers, test: lite.Numbers) -> lite.Array:
@@ -128,15 +131,15 @@ def main() -> None:
     stats = statistics(data)
     jobs: dict[str, Predictor] = {
         "lite, refitted": lite.fixed(data, SHIPPED),
-        "linear head on lite's statistics": head(data, images, rankings, stats, weight_decay=1.0),
-        "the same, little decay": head(data, images, rankings, stats, weight_decay=0.01),
-        "hidden layer of 64 on lite's statistics": head(data, images, rankings, stats, hidden=64, weight_decay=1.0),
+        "linear head on lite's statistics": head(images, rankings, stats, weight_decay=1.0),
+        "the same, little decay": head(images, rankings, stats, weight_decay=0.01),
+        "hidden layer of 64 on lite's statistics": head(images, rankings, stats, hidden=64, weight_decay=1.0),
     }
     for name, folder in (("random weights", None), ("the shapes world", options.shapes)):
         if name == "random weights" or folder is not None:
             vectors = embeddings(images, folder)
             jobs[f"linear head on a CLIP of {name}"] = head(
-                data, images, rankings, lambda _, own=vectors: own, weight_decay=0.1
+                images, rankings, lambda _, own=vectors: own, weight_decay=0.1
             )
     found = {name: lite.cross_validate(data, job, seeds, name)[:, 0] for name, job in track(jobs.items(), "all")}
     base = found["lite, refitted"]

@@ -104,10 +104,11 @@ def train(
             outcome = trainer.fit(advance, lambda found: tell(_validation_line(trainer, found)) if main else None)
         if writers is not None:
             writers.close()
-        _load_best(trainer, folder, place)
+        _load_best(trainer, place)
         exported, evaluation = None, None
+        final = _whole_model(trainer, built, config)
         if main:
-            exported = _export(config, built, trainer, place, name, extra)
+            exported = _export(config, built, final, trainer.inputs, place, name)
             evaluation = _evaluate(exported, held_out, device) if held_out is not None else None
     finally:
         if folder is not None:
@@ -213,26 +214,34 @@ def _spec(size: int) -> PreprocessSpec:
     return replace(PREPROCESS["hps-v2"], size=size)
 
 
-def _load_best(trainer: Trainer, folder: TrainFolder | None, out: Path) -> None:
+def _load_best(trainer: Trainer, out: Path) -> None:
     """Put the best validated weights in, where there is validation; else the last ones stay."""
     best = trainer.state.best_step
     if best is None or best == trainer.state.step:
         return
     checkpoint = out / "checkpoints" / f"step-{best:08d}"
     trainer.load(checkpoint)
-    del folder
+
+
+def _whole_model(trainer: Trainer, built: Built, config: TrainConfig) -> torch.nn.Module:
+    """The trained model in one piece: FSDP's shards are gathered (by all processes) into one built anew."""
+    if trainer.accelerator.distributed_type != "FSDP":
+        return trainer.plain
+    state = trainer.accelerator.get_state_dict(trainer.model)
+    if not trainer.accelerator.is_main_process:
+        return trainer.plain
+    whole = build(config).model if config.model == "clip" else built.model
+    whole.load_state_dict(state)
+    return whole
 
 
 def _export(
-    config: TrainConfig, built: Built, trainer: Trainer, out: Path, name: str | None, extra: dict[str, object]
+    config: TrainConfig, built: Built, model: torch.nn.Module, inputs: Inputs, out: Path, name: str | None
 ) -> Exported:
     called = name or out.name or "humanpref"
-    if config.model == "head":
-        inputs = trainer.inputs
-        assert isinstance(inputs, EmbeddingInputs)
-        return export_head(trainer.plain, built, config, out / "export", called, inputs)
-    del extra
-    return export_clip(trainer.plain, built, config, out / "export", called)
+    if isinstance(inputs, EmbeddingInputs):
+        return export_head(model, built, config, out / "export", called, inputs)
+    return export_clip(model, built, config, out / "export", called)
 
 
 def _evaluate(exported: Exported, held_out: TestSet, device: str) -> EvalReport:
