@@ -1,8 +1,8 @@
 """python benchmarks/training_size.py
 
-What one forward and backward pass of the HPS v2 recipe on ViT-H/14 takes, counted, not timed: FLOPs by PyTorch's counter and
-the bytes that autograd keeps, on tensors without data (nothing of this size is computed or allocated). From these and from
-published peak rates, the time and memory of the real run; docs/training.md has the table.
+What one forward and backward pass of the HPS v2 recipe on ViT-H/14 takes, counted, not timed: FLOPs by PyTorch's
+counter and the bytes that autograd keeps, on tensors without data (nothing of this size is computed or allocated).
+From these and from published peak rates, the time and memory of the real run; docs/training.md has the table.
 """
 
 from __future__ import annotations
@@ -82,18 +82,18 @@ def main() -> None:
             found = count(options.batch, groups=False, bf16=bf16, checkpointing=checkpointing)
             total = fixed + found["activations"]
             kind = f"{'bf16' if bf16 else 'fp32'}, {'with' if checkpointing else 'without'} checkpointing"
+            kept, work = found["activations"] / 1e9, found["flops"] / options.batch / 1e12
             print(
-                f"{kind}: {found['flops'] / options.batch / 1e12:.2f} TFLOP a pair; {found['activations'] / 1e9:.1f} GB kept "
-                f"for {options.batch} pairs, {total / 1e9:.1f} GB with weights, gradients, optimiser and DDP's buckets"
+                f"{kind}: {work:.2f} TFLOP a pair; {kept:.1f} GB kept for {options.batch} pairs, {total / 1e9:.1f} GB with "
+                "weights, gradients, optimiser and DDP's buckets"
             )
     for name, groups, number in (("pairs", False, PAIRS), ("groups", True, GROUPS)):
         for checkpointing in (False, True):
             per = count(4, groups=groups, bf16=True, checkpointing=checkpointing)["flops"] / 4
             hours = {gpu: per * number / (peak * USED) / 3600 for gpu, peak in PEAK.items()}
             text = ", ".join(f"{gpu} {h:.2f}" for gpu, h in hours.items())
-            print(
-                f"an epoch as {name}{', checkpointing' if checkpointing else ''}: {per * number:.2e} FLOP; GPU-hours: {text}"
-            )
+            kind = f"{name}{', checkpointing' if checkpointing else ''}"
+            print(f"an epoch as {kind}: {per * number:.2e} FLOP; GPU-hours: {text}")
 
 
 if __name__ == "__main__":

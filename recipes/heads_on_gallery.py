@@ -5,9 +5,9 @@ Does a small trained head add anything to `lite` on real rankings? Cross-validat
 
 The heads are trained by `humanpref.training` on people's shares: linear and with a hidden layer on `lite`'s own
 image statistics, linear on the embeddings of a CLIP with random weights, and on those of the CLIP that
-`recipes/train_shapes_preference.py` trained (--shapes). "lite + head" is the sum of both scores in units of their spread
-within a prompt. A seed is a division into seven folds; the figure is the mean over seeds and the spread of that mean.
-Needs `pip install -e ".[train,recipes]"`.
+`recipes/train_shapes_preference.py` trained (--shapes). "With lite added" is the sum of both scores in units of
+their spread within a prompt. A seed is a division into seven folds; the figure is the mean over seeds and the spread
+of that mean. Needs `pip install -e ".[train,recipes]"`.
 """
 
 from __future__ import annotations

@@ -5,11 +5,12 @@ is reachable there, against `lite`, and against the same training on shuffled la
 `pip install -e ".[train]"`; no network, no GPU. The truth is known, so this shows that the procedure is
 right, not how a scorer does on real pictures.
 
-The part of the world: one object of a named shape and colour, on a background that is named or not (96 scenes, up to
-four wordings each); eight sources draw every caption. Each group of eight pictures is ranked by ten people for its own
-caption and for ten that differ from it in one word (what a person would say of these pictures, had they been asked for
-something else). Two tests, on pictures of their own: captions that no training caption equals (their scenes may be said
-otherwise there), and eight scenes that no training caption names, however worded.
+The part of the world: one large object of a named shape and colour in the flat style, on a background that is named
+or not (96 scenes, up to eight wordings each); eight sources draw every caption. Each group of eight pictures is
+ranked by ten people for its own caption and for ten that differ from it in one word (what a person would say of these
+pictures, had they been asked for something else). Pictures are judged at 64 pixels and kept at 32. Two tests, on
+pictures of their own: captions that no training caption equals (their scenes may be said otherwise there), and eight
+scenes that no training caption names, however worded.
 
 Stages, each kept in --work: `images/` and `qualities.json` (drawing and judging, on --processes), a run per point of
 the curve, `result.json`, `curve.svg`. A run that is stopped goes on where it was.
@@ -27,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from rich.progress import track
 
 from humanpref.metrics import Array
@@ -41,7 +43,7 @@ from humanpref.training.config import TrainConfig
 from humanpref.training.run import train
 
 SOURCES = ("clean", "blocky", "grainy", "washed-out", "wrong-colours", "wrong-shapes", "coarse", "deaf")
-SIZE, HELD_SCENES, HELD_SHARE, OTHERS, PEOPLE = 64, 8, 0.2, 10, 10
+SIZE, KEPT, HELD_SCENES, HELD_SHARE, OTHERS, PEOPLE = 64, 32, 8, 0.2, 10, 10
 TESTS = ("captions", "scenes")
 ARCH = {
     "embed_dim": 64,
@@ -68,7 +70,7 @@ class Drawn:
 def said() -> dict[str, list[tuple[Scene, str]]]:
     """All captions of this part of the world with their scenes -> {"train", "captions", "scenes"}."""
     found = [
-        Scene((Item(shape, colour),), None, background)
+        Scene((Item(shape, colour, "large"),), None, background, "flat")
         for shape in SHAPES
         for colour in COLOURS
         for background in (None, *BACKGROUNDS)
@@ -100,7 +102,7 @@ def draw_group(number: int, folder: Path, seed: int, part: str) -> Drawn:
     for source in SOURCES:
         (image,) = generate(source, [text], [int(rng.integers(2**31))], SIZE)
         path = folder / f"{part}-{seed}-{number}-{source}.png"
-        image.save(path)
+        image.resize((KEPT, KEPT), Image.Resampling.BOX).save(path)
         images.append(path)
         judged.append([q.total for q in qualities(image, captions)])
     return Drawn(tuple(images), captions, tuple(zip(*judged, strict=True)))
@@ -143,7 +145,7 @@ def config(work: Path, options: argparse.Namespace) -> TrainConfig:
         arch.write_text(json.dumps(ARCH))
     return TrainConfig(
         arch=str(arch), base="", vision_free=-1, text_free=-1, unit="groups", labels="share", steps=options.steps,
-        batch=12, learning_rate=2e-3, weight_decay=0.2, warmup=50, seed=options.seed, workers=0, validate_every=0,
+        batch=8, learning_rate=2e-3, weight_decay=0.1, warmup=50, seed=options.seed, workers=0, validate_every=0,
         save_every=200, log_every=20, keep=1,
     )  # fmt: skip
 
@@ -211,9 +213,9 @@ def run(options: argparse.Namespace) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("shapes-preference"))
-    parser.add_argument("--groups", type=int, nargs="+", default=[100, 200, 400, 800], help="points of the curve")
+    parser.add_argument("--groups", type=int, nargs="+", default=[75, 150, 300, 600], help="points of the curve")
     parser.add_argument("--test-groups", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
