@@ -84,8 +84,8 @@ def main() -> None:
             kind = f"{'bf16' if bf16 else 'fp32'}, {'with' if checkpointing else 'without'} checkpointing"
             kept, work = found["activations"] / 1e9, found["flops"] / options.batch / 1e12
             print(
-                f"{kind}: {work:.2f} TFLOP a pair; {kept:.1f} GB kept for {options.batch} pairs, {total / 1e9:.1f} GB with "
-                "weights, gradients, optimiser and DDP's buckets"
+                f"{kind}: {work:.2f} TFLOP a pair; {kept:.1f} GB kept for {options.batch} pairs, {total / 1e9:.1f} GB "
+                "with weights, gradients, optimiser and DDP's buckets"
             )
     for name, groups, number in (("pairs", False, PAIRS), ("groups", True, GROUPS)):
         for checkpointing in (False, True):

@@ -172,14 +172,12 @@ def main() -> None:
                     sys.exit(done.stderr)
                 found[kind].append(json.loads(done.stdout.splitlines()[-1]))
                 print(kind, found[kind][-1], flush=True)
-    print(
-        "| | seconds a step | pairs a second | waiting | peak memory | against the plain loop |\n|---|---|---|---|---|---|"
-    )
+    columns = ("", "seconds a step", "pairs a second", "waiting", "peak memory", "against the plain loop")
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for kind in kinds:
         middle = {k: statistics.median(row[k] for row in found[kind]) for k in found[kind][0]}
-        ratios = [
-            a["pairs_per_second"] / b["pairs_per_second"] for a, b in zip(found[kind], found["plain"], strict=True)
-        ]
+        both = zip(found[kind], found["plain"], strict=True)
+        ratios = [a["pairs_per_second"] / b["pairs_per_second"] for a, b in both]
         print(
             f"| {kind} | {middle['step']:.2f} | {middle['pairs_per_second']:.2f} | {100 * middle['waiting']:.0f} % "
             f"| {middle['peak_gb']:.2f} GB | {statistics.median(ratios):.2f}x |"

@@ -6,11 +6,11 @@ is reachable there, against `lite`, and against the same training on shuffled la
 right, not how a scorer does on real pictures.
 
 The part of the world: one large object of a named shape and colour in the flat style, on a background that is named
-or not (96 scenes, up to eight wordings each); eight sources draw every caption. Each group of eight pictures is
-ranked by ten people for its own caption and for ten that differ from it in one word (what a person would say of these
-pictures, had they been asked for something else). Pictures are judged at 64 pixels and kept at 32. Two tests, on
-pictures of their own: captions that no training caption equals (their scenes may be said otherwise there), and eight
-scenes that no training caption names, however worded.
+or not (96 scenes, up to eight wordings each); seven sources draw every caption. Each group of seven pictures is
+ranked by ten people, all alike in care, for its own caption and for ten that differ from it in one word (what a
+person would say of these pictures, had they been asked for something else). Pictures are judged at 64 pixels and kept
+at 32. Two tests, on pictures of their own: captions that no training caption equals (their scenes may be said
+otherwise there), and eight scenes that no training caption names, however worded.
 
 Stages, each kept in --work: `images/` and `qualities.json` (drawing and judging, on --processes), a run per point of
 the curve, `result.json`, `curve.svg`. A run that is stopped goes on where it was.
@@ -34,7 +34,7 @@ from rich.progress import track
 from humanpref.metrics import Array
 from humanpref.records import Group, ImageRef, Ranking
 from humanpref.scorers import load_scorer
-from humanpref.shapes.annotators import Annotator, best_accuracy, expected_accuracy, people, simulate_rankings
+from humanpref.shapes.annotators import Annotator, best_accuracy, expected_accuracy, simulate_rankings
 from humanpref.shapes.grammar import BACKGROUNDS, COLOURS, SHAPES, WORDINGS, Item, Scene, caption
 from humanpref.shapes.quality import qualities
 from humanpref.shapes.sources import generate
@@ -42,7 +42,7 @@ from humanpref.terminal import progress
 from humanpref.training.config import TrainConfig
 from humanpref.training.run import train
 
-SOURCES = ("clean", "blocky", "grainy", "washed-out", "wrong-colours", "wrong-shapes", "coarse", "deaf")
+SOURCES = ("clean", "grainy", "washed-out", "wrong-colours", "wrong-shapes", "coarse", "deaf")
 SIZE, KEPT, HELD_SCENES, HELD_SHARE, OTHERS, PEOPLE = 64, 32, 8, 0.2, 10, 10
 TESTS = ("captions", "scenes")
 ARCH = {
@@ -144,7 +144,7 @@ def config(work: Path, options: argparse.Namespace) -> TrainConfig:
     if not arch.exists():
         arch.write_text(json.dumps(ARCH))
     return TrainConfig(
-        arch=str(arch), base="", vision_free=-1, text_free=-1, unit="groups", labels="share", steps=options.steps,
+        arch=str(arch), base="", logit_scale=20.0, vision_free=-1, text_free=-1, unit="groups", labels="share", steps=options.steps,
         batch=8, learning_rate=2e-3, weight_decay=0.1, warmup=50, seed=options.seed, workers=0, validate_every=0,
         save_every=200, log_every=20, keep=1,
     )  # fmt: skip
@@ -173,7 +173,7 @@ class Test:
 def run(options: argparse.Namespace) -> dict:
     began = time.perf_counter()
     options.work.mkdir(parents=True, exist_ok=True)
-    who = people(PEOPLE, seed=options.seed)
+    who = [Annotator(f"person-{i}") for i in range(PEOPLE)]
     drawn = draw(max(options.groups), options.work, options.seed, options.processes, "train")
     tests = {}
     for part in TESTS:
@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("shapes-preference"))
     parser.add_argument("--groups", type=int, nargs="+", default=[75, 150, 300, 600], help="points of the curve")
     parser.add_argument("--test-groups", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
