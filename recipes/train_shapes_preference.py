@@ -144,9 +144,9 @@ def config(work: Path, options: argparse.Namespace) -> TrainConfig:
     if not arch.exists():
         arch.write_text(json.dumps(ARCH))
     return TrainConfig(
-        arch=str(arch), base="", logit_scale=20.0, vision_free=-1, text_free=-1, unit="groups", labels="share", steps=options.steps,
-        batch=8, learning_rate=2e-3, weight_decay=0.1, warmup=50, seed=options.seed, workers=0, validate_every=0,
-        save_every=200, log_every=20, keep=1,
+        arch=str(arch), base="", logit_scale=20.0, vision_free=-1, text_free=-1, unit="groups", labels="share",
+        steps=options.steps, batch=8, learning_rate=2e-3, weight_decay=0.1, warmup=50, seed=options.seed, workers=0,
+        validate_every=0, save_every=200, log_every=20, keep=1,
     )  # fmt: skip
 
 

@@ -76,3 +76,11 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
     done = run(*words(tmp_path), "--data", tmp_path / "none.json", code=1)
     assert done.stderr.strip().endswith("none.json: no such file or folder")
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_without_the_base_weights_it_says_what_to_do(tmp_path: Path) -> None:
+    data = data_file(tmp_path, groups=2)
+    env = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    done = run("train", "--data", data, "--images", tmp_path / "images", "--out", tmp_path / "run", code=1, env=env)
+    assert "--base FILE" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

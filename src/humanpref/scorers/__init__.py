@@ -194,8 +194,7 @@ def load_scorer(
     """Load a scorer once; every later call of it works from memory.
 
     name: a row of `SPECS`, or the path of a trained model: the folder that `humanpref train` exported, or a weights
-    file
-        in HPS v2's layout (with `arch`, unless it lies in such a folder or is a ViT-H/14).
+        file in HPS v2's layout (with `arch`, unless it lies in such a folder or is a ViT-H/14).
     weights: a checkpoint file to use instead of the published one, in the official layout (`.pt`, `.safetensors`).
         A second file that a scorer needs (`ScorerSpec.companions`) is then looked for beside it first.
     arch: an open_clip architecture name or JSON config file, for weights of another size than the row's.

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from humanpref.errors import MissingExtraError, TrainingError, UnknownNameError
+from humanpref.errors import DownloadError, MissingExtraError, TrainingError, UnknownNameError
 from humanpref.scorers import SPECS
 from humanpref.scorers import weights as weight_files
+from humanpref.scorers.base import ScorerSpec
 from humanpref.scorers.clip import architecture, fresh_network, image_size, read_network
 from humanpref.scorers.head import START_LOG_SIGMA, PreferenceHead
 from humanpref.training.batches import Batch
@@ -84,11 +85,22 @@ def build_clip(config: TrainConfig) -> tuple[nn.Module, Callable[[list[str]], Te
     if spec is not None:
         if spec.family != "clip":
             raise UnknownNameError(f"{spec.name} is no CLIP and cannot be trained on; give another base")
-        path = weight_files.locate(spec, None)
+        path = _published(spec)
     layout = None if spec is None else spec.layout
     name = "training" if spec is None else spec.name
     model, tokenizer, _ = read_network(path, config.arch, layout, name, "fp32", torch.device("cpu"))
     return model, tokenizer, arch
+
+
+def _published(spec: ScorerSpec) -> Path:
+    """Where a scorer's published weights are. Raises `DownloadError` that says what `train` needs."""
+    try:
+        return weight_files.locate(spec, None)
+    except DownloadError as error:
+        raise DownloadError(
+            f"training starts from {spec.name} ({spec.file} of {spec.repo or spec.page}), which is not here and could not "
+            "be downloaded; give weights with --base FILE and their --arch, or start from scratch with --base none"
+        ) from error
 
 
 def build_head(width: int, config: TrainConfig) -> PreferenceHead:
