@@ -98,8 +98,8 @@ def _published(spec: ScorerSpec) -> Path:
         return weight_files.locate(spec, None)
     except DownloadError as error:
         raise DownloadError(
-            f"training starts from {spec.name} ({spec.file} of {spec.repo or spec.page}), which is not here and could not "
-            "be downloaded; give weights with --base FILE and their --arch, or start from scratch with --base none"
+            f"training starts from {spec.name} ({spec.file} of {spec.repo or spec.page}), which is not here and could "
+            "not be downloaded; give weights with --base FILE and their --arch, or start from scratch with --base none"
         ) from error
 
 
