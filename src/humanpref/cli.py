@@ -31,6 +31,7 @@ from humanpref.cli_options import (
     load,
 )
 from humanpref.cli_prompts import prompts_app
+from humanpref.cli_train import push_command, train_command
 from humanpref.data.sources import DATASETS
 from humanpref.errors import HumanprefError, ScoreError, UnknownNameError
 from humanpref.scorers import DEFAULT_SCORER, SPECS, get_spec
@@ -53,6 +54,8 @@ app.add_typer(prompts_app, name="prompts")
 app.add_typer(annotate_app, name="annotate")
 app.command("evaluate")(evaluate_command)
 app.command("generate")(generate_command)
+app.command("train")(train_command)
+app.command("push")(push_command)
 
 
 def _complete_download(incomplete: str) -> list[str]:

@@ -88,6 +88,22 @@ def convert_command(
         say(f"its images are where they were; read it with --image-root {done.image_root}, or use --copy-images")
 
 
+@data_app.command("shards")
+def shards_command(
+    data: DataArgument,
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write the shards in.")],
+    image_root: ImageRootOption = None,
+    per_shard: Annotated[int, typer.Option(min=1, help="Rankings per shard.")] = 1000,
+) -> None:
+    """Write rankings and their images as WebDataset shards, to be streamed by `humanpref train`."""
+    from humanpref.data.formats import open_data
+    from humanpref.training.shards import write_shards
+
+    with progress("Writing shards", None) as advance:
+        count = write_shards(open_data(data, image_root), out, per_shard=per_shard, on_ranking=advance)
+    say(f"{count:,} rankings in shards: {out}")
+
+
 @data_app.command("validate")
 def validate_command(
     data: DataArgument,

@@ -38,3 +38,7 @@ class CacheError(HumanprefError):
 
 class MissingExtraError(HumanprefError):
     """A part of the package that needs an extra which is not installed."""
+
+
+class TrainingError(HumanprefError):
+    """A training run that cannot start, go on or be resumed; what was saved before stays as it is."""

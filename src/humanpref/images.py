@@ -93,6 +93,14 @@ def is_url(text: str) -> bool:
     return re.match(r"^[A-Za-z][A-Za-z0-9+.-]+://", text) is not None
 
 
+def decode_image(content: bytes, name: str) -> Image.Image:
+    """Decode an image file's bytes, checked and converted as `open_image` does. Raises `ImageError`, which says
+    `name`."""
+    if not content:
+        raise ImageError(f"{name}: the file is empty")
+    return _decode(BytesIO(content), name)
+
+
 def expand_sources(words: Iterable[str], *, allow_url: bool = False) -> list[Path | RemoteImage]:
     """Turn command-line words (files, folders, globs, URLs) into images, in the order given.
 

@@ -168,11 +168,19 @@ SPECS: Mapping[str, ScorerSpec] = MappingProxyType({row.name: row for row in _RO
 
 
 def get_spec(name: str) -> ScorerSpec:
-    """Return the row of a scorer. Raises `UnknownNameError`, listing the valid names."""
-    try:
+    """Return the row of a scorer, or that of a trained model's folder or file.
+
+    Raises `UnknownNameError`, listing the valid names; `WeightsError` for a folder that holds no trained model.
+    """
+    if name in SPECS:
         return SPECS[name]
-    except KeyError:
-        raise UnknownNameError(f"no scorer is called {name!r}; choose from: {', '.join(SPECS)}") from None
+    from humanpref.scorers.local import is_local, local_spec
+
+    if is_local(name):
+        return local_spec(name)
+    raise UnknownNameError(
+        f"no scorer is called {name!r}; choose from: {', '.join(SPECS)}; or give the folder of a trained model"
+    )
 
 
 def load_scorer(
@@ -185,7 +193,8 @@ def load_scorer(
 ) -> Scorer:
     """Load a scorer once; every later call of it works from memory.
 
-    name: a row of `SPECS`.
+    name: a row of `SPECS`, or the path of a trained model: the folder that `humanpref train` exported, or a weights
+        file in HPS v2's layout (with `arch`, unless it lies in such a folder or is a ViT-H/14).
     weights: a checkpoint file to use instead of the published one, in the official layout (`.pt`, `.safetensors`).
         A second file that a scorer needs (`ScorerSpec.companions`) is then looked for beside it first.
     arch: an open_clip architecture name or JSON config file, for weights of another size than the row's.
@@ -213,6 +222,10 @@ def load_scorer(
         from humanpref.scorers.aesthetic import AestheticScorer
 
         return AestheticScorer.load(spec, weights=weights, arch=arch, resize=resize, precision=precision, device=device)
+    if spec.family == "head":
+        from humanpref.scorers.trained_head import HeadScorer
+
+        return HeadScorer.load(spec, weights=weights, arch=arch, resize=resize, precision=precision, device=device)
     from humanpref.scorers.clip import ClipScorer
 
     return ClipScorer.load(spec, weights=weights, arch=arch, resize=resize, precision=precision, device=device)

@@ -47,7 +47,8 @@ class ScorerSpec:
     `family` is the kind of code that loads it, `layout` a row of `humanpref.scorers.keys.LAYOUTS`, `preprocess` one of
     `humanpref.preprocess.PREPROCESS`, `tokens` how many of the prompt's tokens are read (with start and end marks).
     `page` is where a person finds the file; `sha256` and `revision` are None where none is known.
-    `trained_on` is the test set it was trained on a part of, if any.
+    `trained_on` is the test set it was trained on a part of, if any. `path` is the weights file of a model on this
+    machine, which is in no table (`humanpref.scorers.local`).
     """
 
     name: str
@@ -62,18 +63,19 @@ class ScorerSpec:
     bytes: int | None = None
     preprocess: str | None = None
     scale: str = ""
-    family: Literal["clip", "aesthetic", "imagereward", "lite"] = "clip"
+    family: Literal["clip", "aesthetic", "imagereward", "lite", "head"] = "clip"
     layout: str = "open_clip"
     tokens: int = 77
     page: str | None = None
     companions: tuple[Companion, ...] = ()
     trained_on: str | None = None
+    path: str | None = None
     published: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def ships(self) -> bool:
         """Whether the weights come with the package."""
-        return self.repo is None and self.page is None
+        return self.repo is None and self.page is None and self.path is None
 
 
 @runtime_checkable

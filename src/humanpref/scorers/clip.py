@@ -233,13 +233,7 @@ def build(config: dict[str, Any]) -> tuple[nn.Module, Callable[[list[str]], Tens
     from open_clip import CLIP, CustomTextCLIP, SimpleTokenizer
 
     config = dict(config)
-    text, vision = config["text_cfg"], config["vision_cfg"]
-    if not isinstance(text, dict) or not isinstance(vision, dict):
-        raise WeightsError(
-            "the architecture config is not one open_clip can build (vision_cfg and text_cfg must be objects)"
-        )
-    if "multimodal_cfg" in config or "hf_tokenizer_name" in text or "hf_model_name" in text:
-        raise WeightsError("only architectures with CLIP's own text tower and tokenizer can be loaded")
+    text = _own_text_tower(config)
     kind = CustomTextCLIP if config.pop("custom_text", False) else CLIP
     try:
         with torch.device("meta"):
@@ -250,6 +244,38 @@ def build(config: dict[str, Any]) -> tuple[nn.Module, Callable[[list[str]], Tens
         return model, SimpleTokenizer(context_length=int(text.get("context_length", 77)))
     except Exception as error:  # a config can be wrong in as many ways as open_clip has lines
         raise WeightsError(f"the architecture config is not one open_clip can build ({error})") from None
+
+
+def fresh_network(config: dict[str, Any], seed: int) -> tuple[nn.Module, Tokenizer]:
+    """Make the network of a config with random weights, the same for the same seed, and its tokenizer.
+
+    Raises `WeightsError` as `build` does.
+    """
+    from open_clip import CLIP, CustomTextCLIP, SimpleTokenizer
+
+    own = dict(config)
+    text = _own_text_tower(own)
+    kind = CustomTextCLIP if own.pop("custom_text", False) else CLIP
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model = kind(**own)
+        except Exception as error:  # a config can be wrong in as many ways as open_clip has lines
+            raise WeightsError(f"the architecture config is not one open_clip can build ({error})") from None
+    use_fused_self_attention(model)
+    return model, SimpleTokenizer(context_length=int(text.get("context_length", 77)))
+
+
+def _own_text_tower(config: dict[str, Any]) -> dict[str, Any]:
+    """The text tower's config. Raises `WeightsError` where that is not CLIP's own."""
+    text, vision = config["text_cfg"], config["vision_cfg"]
+    if not isinstance(text, dict) or not isinstance(vision, dict):
+        raise WeightsError(
+            "the architecture config is not one open_clip can build (vision_cfg and text_cfg must be objects)"
+        )
+    if "multimodal_cfg" in config or "hf_tokenizer_name" in text or "hf_model_name" in text:
+        raise WeightsError("only architectures with CLIP's own text tower and tokenizer can be loaded")
+    return text
 
 
 def image_size(model: nn.Module) -> int:

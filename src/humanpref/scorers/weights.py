@@ -34,6 +34,8 @@ def locate_companions(spec: ScorerSpec, weights: str | Path | None) -> tuple[Pat
 
 def locate(spec: ScorerSpec, weights: str | Path | None) -> Path:
     """Return the checkpoint to load: the user's file, else the published one (downloaded if need be)."""
+    if weights is None and spec.path is not None:
+        return given_file(spec.path)
     return download(spec) if weights is None else given_file(weights)
 
 

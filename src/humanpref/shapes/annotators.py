@@ -41,14 +41,21 @@ def group_qualities(group: Group) -> Array:
     return np.asarray([quality(open_image(image), group.prompt).total for image in group.images])
 
 
-def simulate_rankings(groups: Sequence[Group], annotators: Sequence[Annotator], *, seed: int = 0) -> list[Ranking]:
+def simulate_rankings(
+    groups: Sequence[Group],
+    annotators: Sequence[Annotator],
+    *,
+    seed: int = 0,
+    qualities: Sequence[Array] | None = None,
+) -> list[Ranking]:
     """Let every person rank every group -> rankings, group by group, without ties.
 
-    A ranking depends on the seed, the person, and the group's prompt and images alone.
+    A ranking depends on the seed, the person, and the group's prompt and images alone. `qualities`: what
+    `group_qualities` gives for each group, where it is known already.
     """
     rankings = []
-    for group in groups:
-        appeal = group_qualities(group)
+    for number, group in enumerate(groups):
+        appeal = group_qualities(group) if qualities is None else qualities[number]
         for who in annotators:
             name = "\0".join([str(seed), who.name, group.prompt, *(image.path.name for image in group.images)])
             own = np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"))
@@ -78,4 +85,18 @@ def best_accuracy(qualities: Sequence[Array], annotators: Sequence[Annotator]) -
         i, j = np.triu_indices(len(own), k=1)
         gap = np.abs(own[i] - own[j])
         shares.append(np.mean([sigmoid(gap / who.temperature) for who in annotators], axis=0))
+    return float(np.mean(np.concatenate(shares)))
+
+
+def expected_accuracy(scores: Sequence[Array], qualities: Sequence[Array], annotators: Sequence[Annotator]) -> float:
+    """The share of pairs on which a scorer would agree with one of these people, in expectation over what they say.
+
+    scores, qualities: (images,) for each group. Tied scores count one half. At most `best_accuracy`.
+    """
+    shares = []
+    for own, given in zip(qualities, scores, strict=True):
+        i, j = np.triu_indices(len(own), k=1)
+        first = np.mean([sigmoid((own[i] - own[j]) / who.temperature) for who in annotators], axis=0)
+        side = np.sign(np.asarray(given)[i] - np.asarray(given)[j])
+        shares.append(0.5 + side * (first - 0.5))
     return float(np.mean(np.concatenate(shares)))

@@ -17,7 +17,7 @@ the palette's. All are 1 for what `render` draws, up to a few per cent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -53,15 +53,23 @@ class Quality:
 
 def quality(image: Image.Image, caption: str | Scene) -> Quality:
     """Judge a picture by its caption. Raises `DataError` for text that is no caption of the shapes world."""
-    scene = parse(caption) if isinstance(caption, str) else caption
+    return qualities(image, [caption])[0]
+
+
+def qualities(image: Image.Image, captions: Sequence[str | Scene]) -> list[Quality]:
+    """Judge a picture by each of several captions; it is looked at once. Raises `DataError` as `quality` does."""
+    scenes = [parse(caption) if isinstance(caption, str) else caption for caption in captions]
     view = look(image)
-    attributes = fulfilment(view, scene)
     cleanness = cleanliness(view)
-    weight = sum(WEIGHTS[name] for name in attributes)
-    fulfilled = sum(WEIGHTS[name] * value for name, value in attributes.items()) / weight
     clean = float(np.prod([max(value, 0.01) for value in cleanness.values()]) ** (1 / len(cleanness)))
-    total = FULFILLED * fulfilled + (1 - FULFILLED) * clean
-    return Quality(fulfilled, clean, total, MappingProxyType(attributes), MappingProxyType(cleanness))
+    found = []
+    for scene in scenes:
+        attributes = fulfilment(view, scene)
+        weight = sum(WEIGHTS[name] for name in attributes)
+        fulfilled = sum(WEIGHTS[name] * value for name, value in attributes.items()) / weight
+        total = FULFILLED * fulfilled + (1 - FULFILLED) * clean
+        found.append(Quality(fulfilled, clean, total, MappingProxyType(attributes), MappingProxyType(cleanness)))
+    return found
 
 
 def fulfilment(view: View, scene: Scene) -> dict[str, float]:
