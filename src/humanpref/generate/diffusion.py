@@ -1,11 +1,12 @@
-"""Images by a `diffusers` pipeline: any model of the Hub, a folder, or `shapes`, which comes with the package. One random generator for each image.
+"""Images by a `diffusers` pipeline: any model of the Hub, a folder, or `shapes`, which comes with the package.
 
-Noise comes from a generator of the image's own, on the CPU: it depends on the image's seed alone, not on the batch, the
+One random generator for each image, on the CPU: its noise depends on the image's seed alone, not on the batch, the
 order, or the device. Only safetensors are read, and no code of a model's is run.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import inspect
 import json
@@ -25,8 +26,8 @@ from humanpref.shapes import PIPELINE
 NOT_OF_THE_IMAGE = frozenset({"batch_size", "device", "device_map", "name", "revision", "lora"})
 """Options that do not decide what an image looks like, or that revision and hashes stand for."""
 
-EMBEDDED: Mapping[str, Path] = {"shapes": PIPELINE}
-"""Models that come with the package, by name. (A folder of that name is `./shapes`.)"""
+EMBEDDED: Mapping[str, tuple[Path, Mapping[str, Any]]] = {"shapes": (PIPELINE, {"steps": 25, "guidance": 2.0})}
+"""Models that come with the package, by name, and how to use them best. (A folder of that name is `./shapes`.)"""
 
 LIBRARIES = ("diffusers", "transformers")
 """Where the parts of a pipeline may come from, besides diffusers' own pipelines: never from files of the model."""
@@ -72,7 +73,10 @@ class DiffusersBackend:
         parse_size(self.config.size)
         shown = self.model
         if self.model in EMBEDDED:
-            self.model = str(EMBEDDED[self.model])
+            folder, best = EMBEDDED[self.model]
+            self.model = str(folder)
+            chosen = {key: value for key, value in best.items() if getattr(self.config, key) is None}
+            self.config = dataclasses.replace(self.config, **chosen)
         elif _is_folder(self.model):
             self.model = str(Path(self.model).expanduser().resolve())
             shown = Path(self.model).name
