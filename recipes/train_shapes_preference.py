@@ -139,13 +139,15 @@ def shuffled(rankings: list[Ranking], seed: int) -> list[Ranking]:
     return [replace(r, ranks=tuple(int(x) for x in rng.permutation(r.ranks))) for r in rankings]
 
 
-def config(work: Path, options: argparse.Namespace) -> TrainConfig:
+def config(work: Path, options: argparse.Namespace, count: int) -> TrainConfig:
+    """The largest point takes --steps; the others as many passes over their data, but at least 400 steps."""
+    steps = max(min(400, options.steps), options.steps * count // max(options.groups))
     arch = work / "arch.json"
     if not arch.exists():
         arch.write_text(json.dumps(ARCH))
     return TrainConfig(
         arch=str(arch), base="", logit_scale=20.0, vision_free=-1, text_free=-1, unit="groups", labels="share",
-        steps=options.steps, batch=8, learning_rate=2e-3, weight_decay=0.1, warmup=50, seed=options.seed, workers=0,
+        steps=steps, batch=8, learning_rate=2e-3, weight_decay=0.1, warmup=50, seed=options.seed, workers=0,
         validate_every=0, save_every=200, log_every=20, keep=1,
     )  # fmt: skip
 
@@ -193,7 +195,7 @@ def run(options: argparse.Namespace) -> dict:
         report = train(
             shuffled(rankings, 1) if mixed else rankings,
             options.work / f"run-{name}",
-            config(options.work, options),
+            config(options.work, options, count),
             device="cpu",
             trackers=(),
             track=progress,
