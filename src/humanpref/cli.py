@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from humanpref.cli_annotate import annotate_app
+from humanpref.cli_benchmark import benchmark_app
 from humanpref.cli_cache import cache_app
 from humanpref.cli_data import data_app, download_dataset
 from humanpref.cli_evaluate import evaluate_command
@@ -51,6 +52,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.add_typer(prompts_app, name="prompts")
 app.add_typer(annotate_app, name="annotate")
+app.add_typer(benchmark_app, name="benchmark")
 app.command("evaluate")(evaluate_command)
 app.command("generate")(generate_command)
 
