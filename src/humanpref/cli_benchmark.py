@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,9 +35,11 @@ from humanpref.terminal import progress, say
 
 if TYPE_CHECKING:
     from humanpref.benchmark.collect import GeneratorImages
+    from humanpref.benchmark.results import Result
     from humanpref.benchmark.run import RunReport
     from humanpref.benchmark.suites import Suite
     from humanpref.cache import ScoreCache
+    from humanpref.evaluation.report_cells import Table
     from humanpref.scorers import Scorer
 
 benchmark_app = typer.Typer(
@@ -46,6 +49,7 @@ benchmark_app = typer.Typer(
     rich_markup_mode=None,
 )
 
+DEFAULT_OUT = Path("benchmark")
 SHOWN = 5
 """How many missing or unreadable images are named; all of them are in the result file."""
 
@@ -72,7 +76,7 @@ def run_command(
     model: ModelsOption = None,
     out: Annotated[
         Path, typer.Option(metavar="DIR|FILE", help="Where results go: a folder, or one file that ends in .json.")
-    ] = Path("benchmark"),
+    ] = DEFAULT_OUT,
     prompts: PromptsOption = None,
     name: Annotated[str | None, typer.Option(help="What to call the generator (default: its folder's name).")] = None,
     backend: Annotated[
@@ -225,3 +229,127 @@ def _run_json(report: RunReport, out: Path) -> str:
             "waiting_share": report.waiting_share,
         }
     )
+
+
+class TableFormat(str, Enum):
+    """How tables are printed."""
+
+    table = "table"
+    markdown = "markdown"
+    latex = "latex"
+    csv = "csv"
+    json = "json"
+
+
+ResultsArgument = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="RESULTS...", help="Result files, or folders of them (default: benchmark)."),
+]
+AllowIncompleteOption = Annotated[
+    bool, typer.Option("--allow-incomplete", help="Show results with missing or unreadable images, marked.")
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the bootstrap behind the intervals.")]
+TableFormatOption = Annotated[TableFormat, typer.Option(help="table for people, json or csv for programs.")]
+
+
+@benchmark_app.command("table")
+def table_command(
+    results: ResultsArgument = None,
+    allow_incomplete: AllowIncompleteOption = False,
+    published: Annotated[
+        bool, typer.Option("--published/--no-published", help="Show the published models of this suite and scorer.")
+    ] = True,
+    seed: SeedOption = 0,
+    format: TableFormatOption = TableFormat.table,
+) -> None:
+    """Show results as a leaderboard of each scorer, beside the published models."""
+    from humanpref.benchmark import tables
+    from humanpref.benchmark.leaderboard import leaderboards
+    from humanpref.benchmark.results import read_results
+
+    found = read_results(results or [DEFAULT_OUT])
+    boards = leaderboards(found, allow_incomplete=allow_incomplete, published=published, seed=seed)
+    if format is TableFormat.json:
+        print(tables.boards_json(boards))
+    elif format is TableFormat.csv:
+        print(tables.boards_csv(boards))
+    else:
+        _print_tables(tables.tables(boards), format)
+
+
+@benchmark_app.command("compare")
+def compare_command(
+    generators: Annotated[
+        list[str], typer.Argument(metavar="A B...", help="Generators of --results, or result files or folders.")
+    ],
+    results: Annotated[
+        list[Path] | None, typer.Option(help="Result files, or folders of them (default: benchmark).")
+    ] = None,
+    allow_incomplete: AllowIncompleteOption = False,
+    seed: SeedOption = 0,
+    format: TableFormatOption = TableFormat.table,
+) -> None:
+    """Is the difference real? Every two generators on the same prompts, corrected for the number of comparisons."""
+    from dataclasses import asdict
+
+    from humanpref.benchmark import tables
+    from humanpref.benchmark.leaderboard import compare_results
+    from humanpref.tables import to_csv, to_json
+
+    found = compare_results(_chosen(generators, results), allow_incomplete=allow_incomplete, seed=seed)
+    if format is TableFormat.json:
+        print(to_json([{"scorer": label, "comparisons": [asdict(one) for one in pairs]} for label, pairs in found]))
+    elif format is TableFormat.csv:
+        rows = [{"scorer": label, **asdict(one)} for label, pairs in found for one in pairs]
+        print(to_csv(list(rows[0]), [["" if v is None else v for v in one.values()] for one in rows]))
+    else:
+        _print_tables([tables.comparison_table(label, pairs) for label, pairs in found], format)
+
+
+@benchmark_app.command("stability")
+def stability_command(
+    results: ResultsArgument = None,
+    allow_incomplete: AllowIncompleteOption = False,
+    draws: Annotated[int, typer.Option(min=2, help="How many random subsets of each size.")] = 200,
+    seed: SeedOption = 0,
+    format: TableFormatOption = TableFormat.table,
+) -> None:
+    """How many prompts does this benchmark need? The spread of means and order over subsets of its prompts."""
+    from dataclasses import asdict
+
+    from humanpref.benchmark import tables
+    from humanpref.benchmark.leaderboard import study_stability
+    from humanpref.benchmark.results import read_results
+    from humanpref.tables import to_csv, to_json
+
+    found = study_stability(
+        read_results(results or [DEFAULT_OUT]), allow_incomplete=allow_incomplete, draws=draws, seed=seed
+    )
+    rows = [{"scorer": label, **asdict(one)} for label, sizes, _ in found for one in sizes]
+    if format is TableFormat.json:
+        parts = [{"scorer": label, "components": None if part is None else asdict(part)} for label, _, part in found]
+        print(to_json({"subsets": rows, "components": parts}))
+    elif format is TableFormat.csv:
+        print(to_csv(("scorer", "prompts", "spread", "kendall", "pairs_kept", "same_best"), [r.values() for r in rows]))  # type: ignore[misc]
+    else:
+        _print_tables([tables.stability_table(*one) for one in found], format)
+
+
+def _print_tables(found: Sequence[Table], format: TableFormat) -> None:
+    from humanpref.benchmark import tables
+
+    show = {TableFormat.markdown: tables.to_markdown, TableFormat.latex: tables.to_latex}.get(format, tables.terminal)
+    print(show(found))
+
+
+def _chosen(words: Sequence[str], places: Sequence[Path] | None) -> list[Result]:
+    """Results by generators' names and by paths."""
+    from humanpref.benchmark.results import read_results
+
+    paths = [Path(word) for word in words if Path(word).exists()]
+    names = [word for word in words if not Path(word).exists()]
+    found = read_results([*(paths if not names else [*(places or [DEFAULT_OUT]), *paths])])
+    if unknown := [name for name in names if all(result.generator != name for result in found)]:
+        known = ", ".join(dict.fromkeys(result.generator for result in found))
+        raise DataError(f"no result is of a generator called {unknown[0]!r}; there are: {known}")
+    return [r for r in found if not names or r.generator in names or r.path in paths]

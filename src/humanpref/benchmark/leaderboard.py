@@ -138,7 +138,9 @@ def study_stability(
         parts = [part for result in own if (part := components(_groups(result))) is not None]
         mean = None
         if parts:
-            mean = Components(*(float(np.sqrt(np.mean([getattr(p, n) ** 2 for p in parts]))) for n in ("prompts", "seeds")))
+            mean = Components(
+                *(float(np.sqrt(np.mean([getattr(p, n) ** 2 for p in parts]))) for n in ("prompts", "seeds"))
+            )
         found.append((label, stability(table, sizes, draws=draws, seed=seed), mean))
     return found
 

@@ -9,7 +9,7 @@ from typing import Any
 from humanpref.benchmark.leaderboard import Board, BoardRow
 from humanpref.benchmark.published import SOURCE
 from humanpref.benchmark.statistics import Components, Estimate, Paired, RankInterval, Stability
-from humanpref.evaluation.report_cells import NONE, Cell, Column, Table, brackets, minus, percent, row
+from humanpref.evaluation.report_cells import NBSP, NONE, Cell, Column, Table, brackets, minus, percent, row
 from humanpref.evaluation.report_text import latex_document, markdown, markdown_table
 from humanpref.tables import add_row, make_table, render, to_csv, to_json
 
@@ -42,14 +42,16 @@ def board_table(board: Board) -> Table:
         for known in board.published
     ]
     columns = (
-        Column("Place", words=True),
+        Column("Place"),
         Column("Generator", words=True),
         *(Column(style) for style in board.styles),
         Column("average"),
         Column("std of chunks"),
         Column("prompts"),
     )
-    return Table(f"board-{board.label}", f"{board.label} on {board.suite.name}", columns, tuple(rows), note=_note(board))
+    return Table(
+        f"board-{board.label}", f"{board.label} on {board.suite.name}", columns, tuple(rows), note=_note(board)
+    )
 
 
 def _note(board: Board) -> str:
@@ -131,7 +133,9 @@ def comparison_table(label: str, pairs: Sequence[Paired]) -> Table:
 def stability_table(label: str, rows: Sequence[Stability], parts: Components | None) -> Table:
     """What fewer prompts would have said."""
     cells = tuple(
-        row(f"{one.prompts:,}", number(one.spread), number(one.kendall), percent(one.pairs_kept), percent(one.same_best))
+        row(
+            f"{one.prompts:,}", number(one.spread), number(one.kendall), percent(one.pairs_kept), percent(one.same_best)
+        )
         for one in rows
     )
     columns = tuple(map(Column, ("prompts", "std of a mean", "Kendall's tau-b", "pairs kept, %", "same best, %")))
@@ -145,16 +149,21 @@ def stability_table(label: str, rows: Sequence[Stability], parts: Components | N
 
 
 def terminal(found: Sequence[Table]) -> str:
-    """Tables for a terminal, each with its note."""
+    """Tables for a terminal, each with its note; where many columns have intervals, only that of the average is shown."""
     parts = []
     for table in found:
         heads = [f">{column.title}" if column.words else column.title for column in table.columns]
+        many = sum(any(one.cells[i][1] for one in table.rows) for i in range(len(heads))) > 3
         shown, kind = make_table(table.caption, *heads), ""
         for one in table.rows:
             if one.kind != kind:
                 add_row(shown, *("" for _ in heads))
                 kind = one.kind
-            add_row(shown, *(" ".join(part for part in cell if part) for cell in one.cells))
+            cells = [
+                value if many and title != "average" else NBSP.join(part for part in (value, interval) if part)
+                for title, (value, interval) in zip(heads, one.cells, strict=True)
+            ]
+            add_row(shown, *cells)
         parts.append(render(shown).rstrip() + (f"\n\n{table.note}" if table.note else ""))
     return "\n\n".join(parts)
 
