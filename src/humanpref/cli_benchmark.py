@@ -353,3 +353,45 @@ def _chosen(words: Sequence[str], places: Sequence[Path] | None) -> list[Result]
         known = ", ".join(dict.fromkeys(result.generator for result in found))
         raise DataError(f"no result is of a generator called {unknown[0]!r}; there are: {known}")
     return [r for r in found if not names or r.generator in names or r.path in paths]
+
+
+@benchmark_app.command("report")
+def report_command(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of the site.")],
+    results: Annotated[
+        list[Path] | None, typer.Option(help="Result files, or folders of them (default: benchmark).")
+    ] = None,
+    title: Annotated[str, typer.Option(help="The site's title.")] = "",
+    thumbnail: Annotated[int, typer.Option(min=32, max=2048, help="Longest side of the images, in pixels.")] = 256,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that make thumbnails (default: all cores).")
+    ] = None,
+    allow_incomplete: AllowIncompleteOption = False,
+    published: Annotated[
+        bool, typer.Option("--published/--no-published", help="Show the published models of this suite and scorer.")
+    ] = True,
+    seed: SeedOption = 0,
+) -> None:
+    """Write a static site: leaderboards, every prompt with all generators' images, best and worst images."""
+    from humanpref.benchmark.leaderboard import leaderboards
+    from humanpref.benchmark.results import read_results
+    from humanpref.benchmark.site import check_site, page_count, write_site
+
+    check_site(out)
+    found = read_results(results or [DEFAULT_OUT])
+    boards = leaderboards(found, allow_incomplete=allow_incomplete, published=published, seed=seed)
+    images = len({image.sha256 for result in found for image in result.images})
+    with progress("Report", images + page_count(boards)) as advance:
+
+        def several(count: int) -> None:
+            for _ in range(count):
+                advance()
+
+        report = write_site(
+            boards, out, title=title, thumbnail=thumbnail, workers=workers, on_images=several, on_page=advance
+        )
+    if report.failed:
+        reasons = list(report.failed.values())
+        say(f"{len(reasons)} images have no thumbnail: {_listed(reasons)}")
+    say(f"{report.pages:,} pages, {report.images:,} images")
+    print(report.index)

@@ -1,7 +1,8 @@
 """The published rows of the HPS v2 benchmark: reference data, shown beside measured rows and never mixed with them.
 
 Source: the benchmark tables of v2.0 and v2.1 in the README of tgxs002/HPSv2 (v2.0 also in arXiv 2306.09341). Cosine x
-100, the mean over each style's 800 prompts and over all 3,200. Which resize of the images they were made with is not said.
+100, the mean over each style's 800 prompts and over all 3,200. Which resize of the images
+they were made with is not said.
 """
 
 from __future__ import annotations

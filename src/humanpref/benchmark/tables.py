@@ -149,7 +149,7 @@ def stability_table(label: str, rows: Sequence[Stability], parts: Components | N
 
 
 def terminal(found: Sequence[Table]) -> str:
-    """Tables for a terminal, each with its note; where many columns have intervals, only that of the average is shown."""
+    """Tables for a terminal, each with its note; of many columns' intervals only that of the average is shown."""
     parts = []
     for table in found:
         heads = [f">{column.title}" if column.words else column.title for column in table.columns]
