@@ -169,7 +169,7 @@ def demo_command(
     """Rank example images; then go from prompts to preferences in a small world of shapes. Works offline."""
     from humanpref import output
     from humanpref.demo import PROMPT, contact_sheet, make_examples, save_image
-    from humanpref.demo_pipeline import DATABASE, run_pipeline, write_page
+    from humanpref.demo_pipeline import DATABASE, run_pipeline, write_benchmark, write_page
     from humanpref.ranking import score
     from humanpref.scorers import load_scorer
 
@@ -185,6 +185,8 @@ def demo_command(
     prompts, evaluation, link = run_pipeline(out, lite, track=_progress)
     write_page(prompts, evaluation, out / "index.html")
     _say(f"Look at {out / 'index.html'}: prompts, cleaned, drawn by four sources, ranked and scored")
+    if (site := write_benchmark(out, lite)) is not None:
+        _say(f"Look at {site}: the four sources compared, every prompt with their images side by side")
     if link is not None:
         _say(
             f"Rank them yourself: humanpref annotate serve --db {out / DATABASE}",

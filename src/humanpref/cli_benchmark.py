@@ -12,6 +12,8 @@ import typer
 
 from humanpref.cli_options import (
     DeviceOption,
+    Format,
+    FormatOption,
     PrecisionName,
     PrecisionOption,
     ReportFormat,
@@ -478,3 +480,33 @@ def _print_reproduction(found: Reproduction, format: TableFormat, seed: int) -> 
             }
         )
     )
+
+
+@benchmark_app.command("people")
+def people_command(
+    data: Annotated[
+        list[Path], typer.Argument(metavar="RANKINGS...", help="Human rankings in any known format, sources named.")
+    ],
+    results: Annotated[
+        list[Path] | None, typer.Option(help="Result files, or folders of them (default: benchmark).")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Save the scatter plot: .png, .svg or .pdf.")] = None,
+    allow_incomplete: AllowIncompleteOption = False,
+    seed: SeedOption = 0,
+    format: FormatOption = Format.table,
+) -> None:
+    """Do the scorers order the generators as people do? Rank correlations with people's rankings."""
+    from humanpref.benchmark.leaderboard import leaderboards
+    from humanpref.benchmark.people import agreement, scatter_plot
+    from humanpref.benchmark.results import read_results
+    from humanpref.data.formats import read_rankings
+    from humanpref.evaluation.output import RENDER_GENERATORS
+
+    boards = leaderboards(read_results(results or [DEFAULT_OUT]), allow_incomplete=allow_incomplete, seed=seed)
+    rankings = [ranking for path in data for ranking in read_rankings(path)]
+    report, notes = agreement(rankings, boards, seed=seed)
+    say(*notes)
+    print(RENDER_GENERATORS[format.value]([(", ".join(map(str, data)), report)]))
+    if plot is not None:
+        scatter_plot(report, plot)
+        say(f"the plot is in {plot}")
