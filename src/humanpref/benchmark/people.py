@@ -39,9 +39,10 @@ def agreement(
             groups.append(JudgedGroup(consensus.prompt, sources, tuple(float(consensus.ranks[i]) for i in kept)))
     judged = {source for group in groups for source in group.sources if source is not None}
     if len(judged) < MIN_GENERATORS:
+        known, both = (", ".join(sorted(names)) or "none" for names in (shared, judged))
         raise DataError(
             f"at least {MIN_GENERATORS} generators must be in both the rankings (as `source` of images) and the "
-            f"results ({', '.join(sorted(shared)) or 'none by every scorer'}); in both: {', '.join(sorted(judged)) or 'none'}"
+            f"results (by every scorer: {known}); in both: {both}"
         )
     metrics = [
         SetMetric(board.label, {name: own[name] for name in judged}, higher_is_better=True)

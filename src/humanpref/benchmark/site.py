@@ -234,7 +234,8 @@ class _Site:
         found = []
         for board in self.boards:
             tabs: list[tuple[str, list[Line]]] = [("all", _lines(board, None))]
-            tabs += [(style, _lines(board, at)) for at, style in enumerate(board.styles)]
+            if len(board.styles) > 1:
+                tabs += [(style, _lines(board, at)) for at, style in enumerate(board.styles)]
             found.append((board, [(name, lines) for name, lines in tabs if lines]))
         return found
 

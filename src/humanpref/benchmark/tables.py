@@ -18,11 +18,12 @@ PUBLISHED = "published"
 
 def board_table(board: Board) -> Table:
     """Generators by styles; the published rows, of kind "published", below the measured ones."""
+    styles = board.styles if len(board.styles) > 1 else ()
     rows = [
         row(
             place(entry.rank),
             entry.result.generator + ("" if entry.result.complete else " (incomplete)"),
-            *(mean(style) for style in entry.styles),
+            *(mean(style) for style in entry.styles[: len(styles)]),
             mean(entry.overall),
             number(entry.overall.chunk_std),
             f"{entry.overall.prompts:,}",
@@ -33,7 +34,7 @@ def board_table(board: Board) -> Table:
         row(
             NONE,
             f"{known.generator} (published)",
-            *(f"{known.styles[style]:.2f}" for style in board.styles),
+            *(f"{known.styles[style]:.2f}" for style in styles),
             f"{known.average:.2f}",
             NONE,
             NONE,
@@ -44,7 +45,7 @@ def board_table(board: Board) -> Table:
     columns = (
         Column("Place"),
         Column("Generator", words=True),
-        *(Column(style) for style in board.styles),
+        *(Column(style) for style in styles),
         Column("average"),
         Column("std of chunks"),
         Column("prompts"),
