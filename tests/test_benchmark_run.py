@@ -200,6 +200,11 @@ def test_prompts_that_changed_since_the_images_were_generated(tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     results = read_results([tmp_path / "out"])
     assert [(r.generator, len(r.images), len(r.by_prompt)) for r in results] == [("clean", 6, 3), ("coarse", 6, 3)]
+    for number in range(2):
+        (tmp_path / "out" / "images" / "coarse" / f"p1-{number}.png").unlink()
+    gone = run(*words, tmp_path / "out" / "images")
+    assert gone.returncode == 1
+    assert "coarse: 1 images are missing: anime/00001" in gone.stderr
     write([texts[0], texts[3], texts[2]])
     one_line_error(run(*words, tmp_path / "out" / "images"), "prompt 'p1' has changed since the run")
     file.write_text(json.dumps({"text": texts[4]}))

@@ -98,6 +98,15 @@ def test_holm_as_in_scipy_style_brute_force() -> None:
     scores = {f"g{i}": rng.normal(i / 4, 1, 60) for i in range(5)}
     found = all_pairs(scores, samples=200)
     assert [(one.first, one.second) for one in found] == list(combinations(scores, 2))
+    for one in found:  # the draws of a pair do not depend on the others
+        alone = paired(scores[one.first], scores[one.second], samples=200)
+        assert (alone.ci, alone.p_value, alone.win_rate_ci) == (
+            pytest.approx(one.ci),
+            one.p_value,
+            pytest.approx(one.win_rate_ci),
+        )
+        t = stats.ttest_rel(scores[one.first], scores[one.second]).pvalue
+        assert one.p_value == pytest.approx(t, abs=0.02)
     ordered = sorted(found, key=lambda one: one.p_value)
     running = 0.0
     for place, one in enumerate(ordered):

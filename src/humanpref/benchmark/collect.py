@@ -135,8 +135,8 @@ def _from_manifest(folder: Path, suite: Suite) -> list[GeneratorImages]:
                 "from, or generate the suite's prompts"
             )
         own = found.setdefault(row["model"], [])
-        if row["status"] == "done":
-            own.append(PromptImage(place, int(row["number"]), root.ref(row["path"]).path))
+        if row["status"] == "done" and (path := root.ref(row["path"]).path).is_file():  # else it is missing
+            own.append(PromptImage(place, int(row["number"]), path))
     if not found:
         raise DataError(f"{folder}: the run has made no image yet")
     return [_complete(model, images, suite) for model, images in found.items()]

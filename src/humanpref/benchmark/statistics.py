@@ -16,10 +16,12 @@ import numpy as np
 
 from humanpref.correlation import rank_correlations
 from humanpref.metrics import Array
-from humanpref.resampling import SAMPLES, bootstrap, holm, interval, sign_flip_p_value
+from humanpref.resampling import EXACT_UP_TO, FLIPS, SAMPLES, bootstrap, holm, interval, sign_flip_p_value
 
 CHUNK = 80
 """The official benchmark's standard deviation is that of the means of chunks of 80 prompts (evaluation.py)."""
+
+_SIGNS, _PAIRS = 4_000_000, 256
 
 Interval = tuple[float, float]
 
@@ -139,29 +141,62 @@ def paired(
     """
     if first.shape != second.shape or first.ndim != 1 or not len(first):
         raise ValueError(f"paired scores must be of the same prompts, got {first.shape} and {second.shape}")
-    gaps = first - second
-    wins = (np.sign(gaps) + 1.0) / 2.0
-    sums = np.stack([np.stack([v, np.ones_like(v)], axis=-1) for v in (gaps, wins)], axis=1)  # (prompts, 2, 2)
-    draws = bootstrap(sums, seed=seed, samples=samples)
-    spread = float(np.std(gaps, ddof=1)) if len(gaps) > 1 else 0.0
-    p = sign_flip_p_value(gaps, seed=seed)
-    return Paired(
-        *names,
-        prompts=len(gaps),
-        difference=float(gaps.mean()),
-        ci=interval(draws[:, 0], len(gaps)),
-        p_value=p,
-        p_holm=p,
-        win_rate=float(wins.mean()),
-        win_rate_ci=interval(draws[:, 1], len(gaps)),
-        effect_size=float(gaps.mean()) / spread if spread > 0 else None,
-        prompts_needed=prompts_needed(float(gaps.mean()), spread),
-    )
+    return _paired([(first - second)], [names], seed, samples)[0]
+
+
+def _paired(gaps: Sequence[Array], names: Sequence[tuple[str, str]], seed: int, samples: int) -> list[Paired]:
+    """Judge differences (prompts,) of several pairs by the same draws of prompts and patterns of signs."""
+    table = np.stack(gaps, axis=1)  # (prompts, pairs)
+    prompts, count = table.shape
+    wins = (np.sign(table) + 1.0) / 2.0
+    values = np.concatenate([table, wins], axis=1)
+    draws = bootstrap(np.stack([values, np.ones_like(values)], axis=-1), seed=seed, samples=samples)
+    found = []
+    for k, p in enumerate(_p_values(table, seed)):
+        difference = float(table[:, k].mean())
+        spread = float(np.std(table[:, k], ddof=1)) if prompts > 1 else 0.0
+        found.append(
+            Paired(
+                *names[k],
+                prompts=prompts,
+                difference=difference,
+                ci=interval(draws[:, k], prompts),
+                p_value=p,
+                p_holm=p,
+                win_rate=float(wins[:, k].mean()),
+                win_rate_ci=interval(draws[:, count + k], prompts),
+                effect_size=difference / spread if spread > 0 else None,
+                prompts_needed=prompts_needed(difference, spread),
+            )
+        )
+    return found
+
+
+def _p_values(gaps: Array, seed: int) -> list[float]:
+    """`sign_flip_p_value` of every column of gaps (prompts, pairs), with patterns of signs in common where random."""
+    exact = (gaps != 0).sum(axis=0) <= EXACT_UP_TO
+    found = [sign_flip_p_value(column, seed=seed) if few else 1.0 for column, few in zip(gaps.T, exact, strict=True)]
+    if not exact.all():
+        many = np.flatnonzero(~exact)
+        own = gaps[:, many]
+        observed = np.abs(own.sum(axis=0)) * (1 - 1e-12)
+        generator, extreme = np.random.default_rng(seed), np.zeros(len(many))
+        step = max(1, _SIGNS // len(gaps))
+        for start in range(0, FLIPS, step):
+            signs = generator.integers(2, size=(min(step, FLIPS - start), len(gaps))) * 2.0 - 1.0
+            extreme += (np.abs(signs @ own) >= observed).sum(axis=0)
+        for k, times in zip(many, extreme, strict=True):
+            found[k] = float(times + 1) / (FLIPS + 1)
+    return found
 
 
 def all_pairs(scores: Mapping[str, Array], *, seed: int = 0, samples: int = SAMPLES) -> list[Paired]:
     """Compare every two generators, {generator: (prompts,)}, p values corrected for all of the comparisons (Holm)."""
-    found = [paired(scores[a], scores[b], (a, b), seed=seed, samples=samples) for a, b in combinations(scores, 2)]
+    names = list(combinations(scores, 2))
+    found: list[Paired] = []
+    for start in range(0, len(names), _PAIRS):  # bounds what the draws hold
+        own = names[start : start + _PAIRS]
+        found += _paired([scores[a] - scores[b] for a, b in own], own, seed, samples)
     adjusted = holm([one.p_value for one in found])
     return [replace(one, p_holm=p) for one, p in zip(found, adjusted, strict=True)]
 
