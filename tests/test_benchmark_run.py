@@ -125,6 +125,7 @@ def test_bad_layouts_are_refused(images: Path, suite_folder: Path, tmp_path: Pat
         (own / "00000.png").unlink()
         collect(images, suite, "X")
     one_line_error(score(tmp_path / "absent", suite_folder, tmp_path / "out"), "is not a folder of images")
+    one_line_error(run("benchmark", "run", "--suite", suite_folder, "--model", "lite"), "no images: name folders")
 
 
 def test_a_flat_folder_counts_through_the_suite(suite_folder: Path, tmp_path: Path) -> None:

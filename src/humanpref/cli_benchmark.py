@@ -104,7 +104,9 @@ def run_command(
     from humanpref.benchmark.run import run_benchmark
     from humanpref.benchmark.suites import load_suite
 
-    paths, names = split_words(images or [], model, none_is_fine=bool(backend))
+    paths, names = split_words(images or [], model, none_is_fine=True)
+    if not paths and not backend:
+        raise DataError("no images: name folders of them (<style>/00000.jpg ...), or make them with --backend")
     files, archs = by_scorer(weights, names, "--weights"), by_scorer(arch, names, "--arch")
     chosen = {one: scorer_options(one, names, archs.get(one), resize, precision, device) for one in names}
     if out.suffix == ".json" and backend:

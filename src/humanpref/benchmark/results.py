@@ -173,6 +173,8 @@ def read_result(path: str | Path) -> Result:
     path = Path(path).expanduser()
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: cannot be read: no such file; humanpref benchmark run makes results") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except ValueError as error:
