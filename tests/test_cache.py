@@ -170,8 +170,8 @@ def test_scores_come_as_they_are_done_and_few_files_are_read_ahead(
     monkeypatch.setattr(cached, "ROUND_MISSES", 10)
     monkeypatch.setattr(cached, "ROUND_IMAGES", 30)
     hashed = []
-    fingerprint = cached._fingerprint
-    monkeypatch.setattr(cached, "_fingerprint", lambda image: hashed.append(image) or fingerprint(image))
+    fingerprint = cached.fingerprint_image
+    monkeypatch.setattr(cached, "fingerprint_image", lambda image: hashed.append(image) or fingerprint(image))
     images = [tmp_path / f"{i}.png" for i in range(300)]
     for i, path in enumerate(images):
         path.write_bytes(b"%d" % i)

@@ -11,10 +11,10 @@ from humanpref import load_scorer
 from humanpref.annotate.records import Answer
 from humanpref.annotate.store import Store
 from humanpref.data.formats import read_rankings
-from humanpref.demo_pipeline import DATABASE, PEOPLE, run_pipeline, write_page
+from humanpref.demo_pipeline import DATABASE, PEOPLE, run_pipeline, write_benchmark, write_page
 from humanpref.shapes.grammar import parse
 from humanpref.shapes.quality import quality
-from tests.browser import chromium
+from tests.browser import Opened, chromium
 
 SOURCES = ("clean", "wrong-colours", "coarse")
 
@@ -78,6 +78,20 @@ def test_the_page_in_a_browser(made) -> None:
             assert headings == [p.cleaned for p in prompts]
             assert said == []
             page.close()
+
+
+def test_it_ends_in_a_benchmark_of_the_sources(made) -> None:
+    out, prompts, _ = made
+    index = write_benchmark(out, load_scorer("lite"))
+    assert index == out / "report" / "index.html"
+    with chromium() as browser:
+        opened = Opened(browser, index)
+        rows = opened.page.eval_on_selector_all("tbody th", "all => all.map(h => h.textContent.trim())")
+        assert sorted(rows) == sorted(SOURCES)
+        opened.page.goto((out / "report" / "prompts" / "all" / "00000.html").as_uri())
+        assert opened.page.inner_text("h1") == prompts[0].cleaned
+        assert opened.page.eval_on_selector_all("img", "all => all.map(i => i.naturalWidth)") == [128] * 3
+        assert opened.said == []
 
 
 def test_a_second_run_makes_nothing_again(made) -> None:

@@ -50,7 +50,13 @@ ROWS = [{"prompt": "p", "image_path": ["0.jpg", "1.jpg", "2.jpg"], "rank": [1, 2
 
 
 def test_the_table_pins_whole_commits() -> None:
-    assert list(DATASETS) == ["hpdv2-test", "imagereward-test", "pickapic-test", "hps-benchmark"]
+    assert list(DATASETS) == [
+        "hpdv2-test",
+        "imagereward-test",
+        "pickapic-test",
+        "hps-benchmark-prompts",
+        "hps-benchmark",
+    ]
     for dataset in DATASETS.values():
         assert re.fullmatch(r"[0-9a-f]{40}", dataset.revision)
         assert all(re.fullmatch(r"[0-9a-f]{64}", value) for value in dataset.sha256.values())

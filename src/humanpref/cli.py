@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from humanpref.cli_annotate import annotate_app
+from humanpref.cli_benchmark import benchmark_app
 from humanpref.cli_cache import cache_app
 from humanpref.cli_data import data_app, download_dataset
 from humanpref.cli_evaluate import evaluate_command
@@ -52,6 +53,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.add_typer(prompts_app, name="prompts")
 app.add_typer(annotate_app, name="annotate")
+app.add_typer(benchmark_app, name="benchmark")
 app.command("evaluate")(evaluate_command)
 app.command("generate")(generate_command)
 app.command("train")(train_command)
@@ -170,7 +172,7 @@ def demo_command(
     """Rank example images; then go from prompts to preferences in a small world of shapes. Works offline."""
     from humanpref import output
     from humanpref.demo import PROMPT, contact_sheet, make_examples, save_image
-    from humanpref.demo_pipeline import DATABASE, run_pipeline, write_page
+    from humanpref.demo_pipeline import DATABASE, run_pipeline, write_benchmark, write_page
     from humanpref.ranking import score
     from humanpref.scorers import load_scorer
 
@@ -186,6 +188,8 @@ def demo_command(
     prompts, evaluation, link = run_pipeline(out, lite, track=_progress)
     write_page(prompts, evaluation, out / "index.html")
     _say(f"Look at {out / 'index.html'}: prompts, cleaned, drawn by four sources, ranked and scored")
+    if (site := write_benchmark(out, lite)) is not None:
+        _say(f"Look at {site}: the four sources compared, every prompt with their images side by side")
     if link is not None:
         _say(
             f"Rank them yourself: humanpref annotate serve --db {out / DATABASE}",

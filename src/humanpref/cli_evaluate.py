@@ -18,11 +18,20 @@ from humanpref.cli_options import (
     PrecisionOption,
     Resize,
     ResizeOption,
-    complete_model,
     load,
 )
+from humanpref.cli_scorers import (
+    ArchByScorer,
+    ModelsOption,
+    NoCacheOption,
+    WeightsByScorer,
+    by_scorer,
+    check_weights,
+    optional_path,
+    scorer_options,
+    split_words,
+)
 from humanpref.errors import DataError, ScoreError
-from humanpref.scorers import DEFAULT_SCORER, SPECS, check_options, get_spec
 from humanpref.terminal import progress, say
 
 if TYPE_CHECKING:
@@ -53,22 +62,13 @@ def evaluate_command(
     data: Annotated[
         list[str], typer.Argument(metavar="DATA...", help="Files in any known format, or the folders that hold them.")
     ],
-    model: Annotated[
-        list[str] | None,
-        typer.Option("--model", "-m", metavar="NAME...", help="A scorer, or several.", autocompletion=complete_model),
-    ] = None,
+    model: ModelsOption = None,
     image_root: Annotated[
         list[Path] | None,
         typer.Option(help="Where the images are, if not beside the data: one for each DATA, or for all."),
     ] = None,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(metavar="[NAME=]FILE", help="A checkpoint file for a scorer, instead of the published one."),
-    ] = None,
-    arch: Annotated[
-        list[str] | None,
-        typer.Option(metavar="[NAME=]ARCH", help="open_clip architecture name or JSON config, for other sizes."),
-    ] = None,
+    weights: WeightsByScorer = None,
+    arch: ArchByScorer = None,
     resize: ResizeOption = Resize.antialias,
     precision: PrecisionOption = PrecisionName.auto,
     device: DeviceOption = "auto",
@@ -89,9 +89,7 @@ def evaluate_command(
         bool, typer.Option("--inception-score", help="With --level model: the Inception Score too.")
     ] = False,
     inception_weights: Annotated[Path | None, typer.Option(help="The Inception network's weights file.")] = None,
-    no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Neither use nor keep scores (see: humanpref cache).")
-    ] = False,
+    no_cache: NoCacheOption = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap behind the intervals.")] = 0,
     report: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Write a report: .html, .md or .tex. May be repeated.")
@@ -104,14 +102,14 @@ def evaluate_command(
     from humanpref.evaluation.generator_metrics import judge_generators
     from humanpref.evaluation.report import check_report, write_report
 
-    paths, names = _split(data, model)
+    paths, names = split_words(data, model)
     threshold = _threshold(tie_threshold)
-    files, archs = _by_scorer(weights, names, "--weights"), _by_scorer(arch, names, "--arch")
+    files, archs = by_scorer(weights, names, "--weights"), by_scorer(arch, names, "--arch")
     _check_level(level, fid, inception_score, inception_weights)
     for path in report or ():
         check_report(path)
-    chosen = {name: _options(name, names, archs.get(name), resize, precision, device) for name in names}
-    _check_weights(names, files)
+    chosen = {name: scorer_options(name, names, archs.get(name), resize, precision, device) for name in names}
+    check_weights(names, files)
     roots = _roots(image_root, len(paths))
     test_sets = [_read(path, root, test_set, allow_missing) for path, root in zip(paths, roots, strict=True)]
     inception: Inception | None = None
@@ -122,7 +120,7 @@ def evaluate_command(
         inception, reference = _inception(fid, inception_score, inception_weights, device)
     with ExitStack() as stack:
         scorers: Iterator[Scorer] = (
-            load(name, _path(files.get(name)), *chosen[name]) for name in names
+            load(name, optional_path(files.get(name)), *chosen[name]) for name in names
         )  # one in memory at a time
         if not no_cache:
             scorers = _cached(scorers, stack)
@@ -145,21 +143,6 @@ def evaluate_command(
         for path in report or ():
             write_report(reports, path, generators)
             say(f"the report is in {path}")
-
-
-def _split(words: Sequence[str], model: Sequence[str] | None) -> tuple[list[Path], list[str]]:
-    """Tell data from the scorers that follow `--model` without an option of their own (`--model A B`)."""
-    named = [name for word in model or () for name in word.split(",")]
-    more = [word for word in words if named and word in SPECS and not Path(word).exists()]
-    paths = [Path(word) for word in words if word not in more]
-    names = [*named, *more] or [DEFAULT_SCORER]
-    for name in names:
-        get_spec(name)
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise ScoreError(f"{twice[0]} is named twice; name each scorer once")
-    if not paths:
-        raise DataError("no data to evaluate on; name a file in a known format, or a folder that holds one")
-    return paths, names
 
 
 def _threshold(text: str) -> TieThreshold:
@@ -186,38 +169,6 @@ def _roots(image_root: Sequence[Path] | None, count: int) -> Sequence[Path | Non
     if len(image_root) not in {1, count}:
         raise DataError(f"{len(image_root)} --image-root for {count} data sets; give one for all, or one for each")
     return image_root if len(image_root) == count else [image_root[0]] * count
-
-
-def _options(
-    name: str, names: Sequence[str], arch: str | None, resize: Resize, precision: PrecisionName, device: str
-) -> tuple[str | None, Resize, PrecisionName, str]:
-    """Choose a scorer's options, refused now if it cannot have them; among others, lite keeps its only ones."""
-    spec = get_spec(name)
-    if spec.ships and len(names) > 1:
-        resize, precision, device = Resize.antialias, PrecisionName.auto, "auto"
-    check_options(spec, arch, resize.value, precision.value, device)
-    return arch, resize, precision, device
-
-
-def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text)
-
-
-def _by_scorer(values: Sequence[str] | None, names: Sequence[str], option: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for value in values or ():
-        name, equals, rest = value.partition("=")
-        if equals and name in SPECS:
-            if name not in names:
-                raise ScoreError(f"{option} {value}: {name} is not among the scorers to evaluate")
-        elif len(names) == 1:
-            name, rest = names[0], value
-        else:
-            raise ScoreError(f"{option} {value}: say which scorer it belongs to, as {option} NAME={value}")
-        if name in found:
-            raise ScoreError(f"{option} is given twice for {name}")
-        found[name] = rest
-    return found
 
 
 def _cached(scorers: Iterator[Scorer], stack: ExitStack) -> Iterator[Scorer]:
@@ -262,19 +213,6 @@ def _set_metrics(
         )
     say(*notes)
     return found
-
-
-def _check_weights(names: Sequence[str], files: dict[str, str]) -> None:
-    """Say what is missing now, not after hours of scoring with the other scorers."""
-    from humanpref.scorers.weights import locate_all
-
-    for name in names:
-        if not (spec := get_spec(name)).ships:
-            locate_all(spec, files.get(name))
-        if spec.family == "imagereward":
-            from humanpref.scorers.imagereward import require_tokenizers
-
-            require_tokenizers()
 
 
 def _read(path: Path, root: Path | None, test_set: TestSetName, allow_missing: bool) -> TestSet:

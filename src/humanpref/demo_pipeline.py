@@ -1,4 +1,5 @@
-"""The pipeline in small, offline: prompts -> cleaned -> images by four sources -> ranked by simulated people, scored.
+"""The pipeline in small, offline: prompts -> cleaned -> images by four sources -> ranked by simulated people, scored ->
+a benchmark of the sources.
 
 All in the shapes world, where the truth is known; each step is the one that `humanpref prompts`, `generate`, `annotate`
 and `evaluate` take, and leaves the files that they would. Where the `annotate` extra is installed, the people use the
@@ -113,6 +114,29 @@ def run_pipeline(
         images.sort(key=lambda image: image.mean_rank)
         found.append(DemoPrompt(as_typed[str(group.id)], group.prompt, tuple(images)))
     return tuple(found), report, link
+
+
+def write_benchmark(out: Path, scorer: Scorer) -> Path | None:
+    """Compare the sources by the demo's images, as `humanpref benchmark run` and `report` do -> the site's page.
+
+    Results are put in benchmark/, the site in report/, below `out`. None without the `report` extra (jinja2).
+    """
+    from humanpref.benchmark.collect import collect
+    from humanpref.benchmark.leaderboard import leaderboards
+    from humanpref.benchmark.run import run_benchmark
+    from humanpref.benchmark.site import write_site
+    from humanpref.benchmark.suites import ALL, Suite, SuitePrompt
+    from humanpref.cache import ScoreCache
+
+    if find_spec("jinja2") is None:
+        return None
+    groups = list(read_groups(out / "images"))  # of earlier demos too
+    prompts = [SuitePrompt(ALL, place, group.prompt, str(group.id)) for place, group in enumerate(groups)]
+    suite = Suite("demo", tuple(prompts))
+    with ScoreCache(out / "benchmark" / ".scores.sqlite") as cache:
+        run = run_benchmark(collect(out / "images", suite), suite, [scorer], out / "benchmark", cache=cache)
+    boards = leaderboards(run.results, allow_incomplete=True)
+    return write_site(boards, out / "report", title="A benchmark in the shapes world", workers=1).index
 
 
 def _ask_people(groups: Sequence[Group], out: Path, seed: int, track: Track) -> tuple[list[Ranking], str | None]:

@@ -55,6 +55,15 @@ DATASETS: dict[str, Dataset] = {
             strip="data/",
         ),
         Dataset(
+            name="hps-benchmark-prompts",
+            summary="HPS v2 benchmark: the 3,200 prompts in four styles, and DrawBench's 200, without images",
+            licence="Apache-2.0",
+            repo="zhwang/HPDv2",
+            revision="b9517430f34b1080d4f741118d2a440155a165cd",
+            files=("benchmark/*.json",),
+            strip="benchmark/",
+        ),
+        Dataset(
             name="hps-benchmark",
             summary="HPS v2 benchmark: 3,200 prompts in four styles, DrawBench, and the published models' images",
             licence="Apache-2.0",

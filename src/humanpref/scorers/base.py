@@ -190,21 +190,27 @@ class BatchScorer(ABC, Generic[Prepared]):
         Memory stays bounded: at most three batches of prepared images exist at a time.
         """
         texts = align_prompts(prompts, len(images))
-        prepared = map_ahead(self._prepare_or_error, images, ahead=2 * self.batch_size)
+        prepared = map_ahead(self.prepare, images, ahead=2 * self.batch_size)
         pairs = zip(prepared, texts, strict=True)
         while chunk := list(islice(pairs, self.batch_size)):
             good = [(image, text) for image, text in chunk if not isinstance(image, ImageError)]
             scores: Iterator[float] = iter(())
             if good:
-                scores = iter(self._score_prepared([g[0] for g in good], [g[1] for g in good]).tolist())
+                scores = iter(self.score_prepared([g[0] for g in good], [g[1] for g in good]))
             for image, _ in chunk:
                 yield image if isinstance(image, ImageError) else next(scores)
 
-    def _prepare_or_error(self, image: ImageSource | Tensor) -> Prepared | ImageError:
+    def prepare(self, image: ImageSource | Tensor) -> Prepared | ImageError:
+        """Open one image and make the scorer's input of it, or say why not; may be called from several threads."""
         try:
             return self._prepare(image)
         except ImageError as error:
             return error
+
+    def score_prepared(self, batch: Sequence[Prepared], prompts: Sequence[str]) -> list[float]:
+        """Score what `prepare` made of images, at most about `batch_size` of them, each with its prompt."""
+        scores: list[float] = self._score_prepared(batch, prompts).tolist()
+        return scores
 
 
 def collect(outcomes: Iterable[float | ImageError]) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -85,9 +84,9 @@ class CachedScorer:
         texts = align_prompts(prompts, len(images))
         identity = self.identity
         self._cache.use(self.spec.name, identity)
-        files = map_ahead(_fingerprint, images, ahead=HASH_AHEAD)
+        files = map_ahead(fingerprint_image, images, ahead=HASH_AHEAD)
         requests = (
-            _Request(image, text, file, self._key(identity, file, text))
+            _Request(image, text, file, score_key(self.spec, identity, file, text))
             for image, text, file in zip(images, texts, files, strict=True)
         )
         try:
@@ -95,12 +94,6 @@ class CachedScorer:
                 yield from self._answer(requested)
         finally:
             self._cache.flush()
-
-    def _key(self, identity: str, file: _File | None, prompt: str) -> Key | None:
-        if file is None:
-            return None
-        text = prompt if self.spec.reads_prompt else ""
-        return identity, file.sha256, hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
     def _gather(self, requests: Iterator[_Request]) -> list[tuple[_Request, float | None]]:
         """Take a round of requests, each with its score where that is known."""
@@ -143,18 +136,24 @@ class CachedScorer:
         """Put a score, unless the file has changed since its bytes were hashed: then it may be that of others."""
         if request.key is None or request.file is None or isinstance(outcome, ImageError):
             return
-        with suppress(OSError):
-            if file_state(request.file.path) == request.file.state:
-                self._cache.put(request.key, outcome)
+        if request.file.unchanged():
+            self._cache.put(request.key, outcome)
 
 
 @dataclass(frozen=True)
-class _File:
+class ImageFile:
     """A local file, what its bytes hash to, and its state before they were read."""
 
     path: Path
     sha256: bytes
     state: tuple[int, ...]
+
+    def unchanged(self) -> bool:
+        """Tell whether the file is still the one that was hashed."""
+        try:
+            return file_state(self.path) == self.state
+        except OSError:
+            return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,11 +162,19 @@ class _Request:
 
     image: ImageSource | Tensor
     prompt: str
-    file: _File | None
+    file: ImageFile | None
     key: Key | None
 
 
-def _fingerprint(image: object) -> _File | None:
+def score_key(spec: ScorerSpec, identity: str, file: ImageFile | None, prompt: str) -> Key | None:
+    """What a score is kept under; None for what is no local file."""
+    if file is None:
+        return None
+    text = prompt if spec.reads_prompt else ""
+    return identity, file.sha256, hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def fingerprint_image(image: object) -> ImageFile | None:
     """Hash a local image file; None for anything else, and for what cannot be read."""
     if not isinstance(image, (str, Path, ImageRef)) or (isinstance(image, str) and is_url(image)):
         return None
@@ -176,6 +183,6 @@ def _fingerprint(image: object) -> _File | None:
         if not path.is_file():
             return None
         state = file_state(path)
-        return _File(path, bytes.fromhex(file_sha256(path)), state)
+        return ImageFile(path, bytes.fromhex(file_sha256(path)), state)
     except (OSError, ValueError):
         return None

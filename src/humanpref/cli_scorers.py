@@ -1,0 +1,91 @@
+"""What commands with several scorers have in common: telling scorers from data, and each one's options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from humanpref.cli_options import PrecisionName, Resize, complete_model
+from humanpref.errors import DataError, ScoreError
+from humanpref.scorers import DEFAULT_SCORER, SPECS, check_options, get_spec
+
+ModelsOption = Annotated[
+    list[str] | None,
+    typer.Option("--model", "-m", metavar="NAME...", help="A scorer, or several.", autocompletion=complete_model),
+]
+WeightsByScorer = Annotated[
+    list[str] | None,
+    typer.Option(metavar="[NAME=]FILE", help="A checkpoint file for a scorer, instead of the published one."),
+]
+ArchByScorer = Annotated[
+    list[str] | None,
+    typer.Option(metavar="[NAME=]ARCH", help="open_clip architecture name or JSON config, for other sizes."),
+]
+NoCacheOption = Annotated[bool, typer.Option("--no-cache", help="Neither use nor keep scores (see: humanpref cache).")]
+
+
+def split_words(
+    words: Sequence[str], model: Sequence[str] | None, *, none_is_fine: bool = False
+) -> tuple[list[Path], list[str]]:
+    """Tell data from the scorers that follow `--model` without an option of their own (`--model A B`)."""
+    named = [name for word in model or () for name in word.split(",")]
+    more = [word for word in words if named and word in SPECS and not Path(word).exists()]
+    paths = [Path(word) for word in words if word not in more]
+    names = [*named, *more] or [DEFAULT_SCORER]
+    for name in names:
+        get_spec(name)
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ScoreError(f"{twice[0]} is named twice; name each scorer once")
+    if not paths and not none_is_fine:
+        raise DataError("no data to evaluate on; name a file in a known format, or a folder that holds one")
+    return paths, names
+
+
+def scorer_options(
+    name: str, names: Sequence[str], arch: str | None, resize: Resize, precision: PrecisionName, device: str
+) -> tuple[str | None, Resize, PrecisionName, str]:
+    """Choose a scorer's options, refused now if it cannot have them; among others, lite keeps its only ones."""
+    spec = get_spec(name)
+    if spec.ships and len(names) > 1:
+        resize, precision, device = Resize.antialias, PrecisionName.auto, "auto"
+    check_options(spec, arch, resize.value, precision.value, device)
+    return arch, resize, precision, device
+
+
+def optional_path(text: str | None) -> Path | None:
+    """A path, where there is one."""
+    return None if text is None else Path(text)
+
+
+def by_scorer(values: Sequence[str] | None, names: Sequence[str], option: str) -> dict[str, str]:
+    """Read `[NAME=]VALUE` options -> {scorer: value}; without a name it is the only scorer's."""
+    found: dict[str, str] = {}
+    for value in values or ():
+        name, equals, rest = value.partition("=")
+        if equals and name in SPECS:
+            if name not in names:
+                raise ScoreError(f"{option} {value}: {name} is not among the scorers to evaluate")
+        elif len(names) == 1:
+            name, rest = names[0], value
+        else:
+            raise ScoreError(f"{option} {value}: say which scorer it belongs to, as {option} NAME={value}")
+        if name in found:
+            raise ScoreError(f"{option} is given twice for {name}")
+        found[name] = rest
+    return found
+
+
+def check_weights(names: Sequence[str], files: dict[str, str]) -> None:
+    """Say what is missing now, not after hours of scoring with the other scorers."""
+    from humanpref.scorers.weights import locate_all
+
+    for name in names:
+        if not (spec := get_spec(name)).ships:
+            locate_all(spec, files.get(name))
+        if spec.family == "imagereward":
+            from humanpref.scorers.imagereward import require_tokenizers
+
+            require_tokenizers()
