@@ -1,8 +1,9 @@
 """Run what the how-to pages show and put the output in: python docs/tools/examples.py [--check]
 
-Every block of kind `console` is run: lines that begin with `$ ` are commands of bash (a `\\` at the end goes on), the
-lines below are what they print. The pages share one fresh folder and are run in the order of the navigation, so that a
-page may use what one before it made. `--check` changes nothing, and ends with status 1 where the output is another.
+Every block of kind `console` is run: lines that begin with `$ ` are commands of bash, which go on after a backslash or
+within an open quotation mark ('); the lines below are what they print. The pages share one fresh folder and are run in
+the order of the navigation, so that a page may use what one before it made. `--check` changes nothing, and ends with
+status 1 where the output is another.
 """
 
 from __future__ import annotations
@@ -19,8 +20,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("demo", "score", "models", "evaluate", "data", "prompts", "generate", "annotate", "official")
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-VARIES = re.compile(r"(?<=/join/)\S+|(?<=token: )\S+|\b[\w-]{43}\b|\b\d+\.\d+ s\b|\d{4}-\d\d-\d\d[T ][\d:.]+\S*")
-"""Links, tokens, seconds, times: another one each time."""
+VARIES = re.compile(
+    r"(?<![\w-])[\w-]{32}(?![\w-])|\b[0-9a-f]{12}\b"  # tokens, handles
+    r"|\d{4}-\d\d-\d\dT[\d:.]+\S*|\d+\.\d\d(?=   run1$)"  # times, speeds
+    r"|could not be downloaded \(.*?\)\. ",  # what the Hub's client says
+    re.MULTILINE,
+)
+"""What is another each time."""
 
 
 def main() -> int:
@@ -69,7 +75,9 @@ def commands(block: str) -> list[str]:
             found[-1] += f"\n{line}"
         elif line.startswith("$ "):
             found.append(line)
-        goes_on = (line.startswith("$ ") or goes_on) and line.endswith("\\")
+        else:
+            continue
+        goes_on = found[-1].endswith("\\") or found[-1].count("'") % 2 == 1
     return found
 
 

@@ -1,7 +1,7 @@
 """Check every internal link of the built site: python docs/tools/links.py [site]
 
 Pages, anchors, pictures, scripts and styles; addresses elsewhere are not fetched. Zensical's strict build checks links
-between pages as they are written; this checks what a reader gets, pictures included. Status 1 and a line for each fault.
+between pages as they are written; this checks what a reader gets, pictures included. Faults end with status 1.
 """
 
 from __future__ import annotations
