@@ -61,7 +61,7 @@ def run_block(block: str, work: Path) -> str:
             ["bash", "-o", "pipefail", "-c", code],
             cwd=work, env=environment(work), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
         )  # fmt: skip
-        printed = done.stdout.replace(str(ROOT), "humanpref").rstrip("\n")
+        printed = done.stdout.replace(str(work.parent), "/home/you").rstrip("\n")
         shown.append(f"{command}\n{printed}".rstrip("\n"))
     return "\n".join("\n".join(line.rstrip() for line in text.splitlines()) for text in shown) + "\n"
 

@@ -3,7 +3,7 @@
     import humanpref.compat.hpsv2 as hpsv2
 
     hpsv2.score(["a.png", "b.png"], "A cat with two horns on its head", hps_version="v2.1")
-    hpsv2.evaluate("images/")          # images/<style>/00000.jpg ... of the benchmark's prompts
+    hpsv2.evaluate("images/")  # images/<style>/00000.jpg ...
 
 The numbers are the official ones (fp32 on a CPU, fp16 on CUDA, antialiased resize). What differs: a model is loaded
 once, not at each call; and a `CompatWarning` says what the official package leaves unsaid. `use` puts another scorer
