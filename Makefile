@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 WORKERS := --numprocesses auto --dist loadfile
 .DEFAULT_GOAL := help
 
-.PHONY: help demo lint format test test-slow bench clean
+.PHONY: help demo lint format test test-slow docs docs-examples bench clean
 
 help:
-	@grep -E '^# ' Makefile; echo "targets: demo lint format test test-slow bench clean"
+	@grep -E '^# ' Makefile; echo "targets: demo lint format test test-slow docs docs-examples bench clean"
 
 # Remade whenever pyproject.toml changes. torch and torchvision come from PyPI through pip.
 $(VENV)/.run: pyproject.toml
@@ -21,6 +21,10 @@ $(VENV)/.run: pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.run pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.run pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[annotate,docs]"
 	touch $@
 
 demo: $(VENV)/.run
@@ -41,8 +45,19 @@ test: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest $(WORKERS) -m slow
 
+# The documentation site, in site/: warnings are errors, and every internal link must lead somewhere.
+docs: $(VENV)/.docs
+	rm -rf site
+	$(BIN)/python -m typer humanpref.cli utils docs --name humanpref --output docs/commands.md
+	$(BIN)/zensical build --clean --strict
+	$(BIN)/python docs/tools/links.py site
+
+# Run what the how-to pages show and put the output in.
+docs-examples: $(VENV)/.dev
+	$(BIN)/python docs/tools/examples.py
+
 bench: $(VENV)/.dev
 	@echo "Each script under benchmarks/ begins with the command to run."
 
 clean:
-	rm -rf $(VENV) humanpref-demo build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) site docs/commands.md humanpref-demo build dist .pytest_cache .mypy_cache .ruff_cache

@@ -75,7 +75,7 @@ def plan_download(dataset: Dataset, out: str | Path | None = None) -> Plan:
         if _lock(out).get("revision") == dataset.revision:
             return Plan(dataset, (), out, done=True)
         raise DownloadError(f"{out}: is there already and is not {dataset.name} at this commit; move it or give --out")
-    files = tuple(_listed(dataset))
+    files = tuple(list_files(dataset))
     plan = Plan(dataset, files, out)
     place = next(parent for parent in out.absolute().parents if parent.exists())
     if (free := shutil.disk_usage(place).free) < plan.peak:
@@ -121,7 +121,8 @@ def fetch(plan: Plan, on_file: Callable[[], None] | None = None) -> Path:
     return plan.out
 
 
-def _listed(dataset: Dataset) -> list[RemoteFile]:
+def list_files(dataset: Dataset) -> list[RemoteFile]:
+    """Ask the Hub for a dataset's files at its pinned commit; downloads nothing. Raises `DownloadError`."""
     from huggingface_hub import HfApi
 
     try:
