@@ -13,6 +13,8 @@ from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "recipes"))
 
+GROUPS, STEPS = 48, 200
+
 
 @pytest.mark.slow
 def test_a_clip_from_scratch_learns_what_simulated_people_prefer(tmp_path: Path) -> None:
@@ -20,15 +22,12 @@ def test_a_clip_from_scratch_learns_what_simulated_people_prefer(tmp_path: Path)
 
     torch.set_num_threads(2)
     options = argparse.Namespace(
-        work=tmp_path, groups=[GROUPS], test_groups=16, steps=STEPS, seed=0, processes=2, threads=2
+        work=tmp_path, groups=[GROUPS], test_groups=24, steps=STEPS, seed=0, processes=2, threads=2
     )
     result = recipe.run(options)
     point = result["curve"][0]
     best, chance = result["best"]["captions"], result["shuffled"]["captions"]
     assert point["captions"] > result["lite"]["captions"] + 0.08
     assert point["captions"] > chance + 0.1
-    assert abs(chance - 0.5) < 0.1
+    assert abs(chance - 0.5) < 0.15
     assert point["captions"] < best
-
-
-GROUPS, STEPS = 64, 250
