@@ -13,10 +13,11 @@ from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "recipes"))
 
-GROUPS, STEPS = 48, 200
+GROUPS, STEPS = 48, 150
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_clip_from_scratch_learns_what_simulated_people_prefer(tmp_path: Path) -> None:
     import train_shapes_preference as recipe
 
