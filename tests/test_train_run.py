@@ -87,6 +87,7 @@ def test_only_the_layers_that_are_free_change(tmp_path: Path) -> None:
     assert "logit_scale" in changed
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_exactly(tmp_path: Path) -> None:
     """kill -9 in the middle; the same command again gives the same curve to 1e-6, and the same weights."""
     data = data_file(tmp_path, groups=8)
@@ -195,6 +196,7 @@ def test_it_stops_early(tmp_path: Path) -> None:
     assert report.outcome.state.step == 6
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_while_saving_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     """Files of the second save may not grow: what the system then says is what it says of a full disk."""
     code = f"""
