@@ -174,3 +174,18 @@ def test_fewer_prompts_say_less() -> None:
     assert [row.prompts for row in rows] == [25, 50, 100, 200, 400, 800, 1600]
     assert rows[0].spread > 3 * rows[-1].spread
     assert parts is None
+
+
+def test_published_rows_on_the_page_have_no_place() -> None:
+    from humanpref.benchmark.site import _lines
+
+    (board,) = leaderboards([made("mine", 0.27), made("other", 0.26)])
+    for style in (None, 0, 3):
+        lines = _lines(board, style)
+        known = [line for line in lines if line.published]
+        assert len(known) == 22
+        assert {(line.place, line.interval, line.bar.width) for line in known} == {("–", "", 0.0)}
+        assert [line.place[0] for line in lines if not line.published] == ["1", "2"]
+        assert all(0 <= line.bar.low <= line.bar.mark <= 100 for line in lines)
+        assert all(line.bar.low + line.bar.width <= 100 for line in lines)
+    assert known[0].mean == "28.38"  # SDXL Refiner 0.9, photo, by HPS v2.1
