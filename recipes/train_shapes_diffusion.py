@@ -93,7 +93,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--points-steps", type=int, default=1200)
     parser.add_argument("--decoder-steps", type=int, default=1800)
     parser.add_argument("--encoder-steps", type=int, default=800)
-    parser.add_argument("--steps", type=int, default=2300)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--measured", type=int, default=200, help="held-out captions to measure on")
