@@ -72,7 +72,7 @@ def run_command(
     images: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="IMAGES...", help="Folders: <style>/00000.jpg, several of those, or of humanpref generate."
+            metavar="IMAGES...", help="Folders: STYLE/00000.jpg, several of those, or of humanpref generate."
         ),
     ] = None,
     suite: SuiteOption = "hps-v2",
@@ -106,7 +106,7 @@ def run_command(
 
     paths, names = split_words(images or [], model, none_is_fine=True)
     if not paths and not backend:
-        raise DataError("no images: name folders of them (<style>/00000.jpg ...), or make them with --backend")
+        raise DataError("no images: name folders of them (STYLE/00000.jpg ...), or make them with --backend")
     files, archs = by_scorer(weights, names, "--weights"), by_scorer(arch, names, "--arch")
     chosen = {one: scorer_options(one, names, archs.get(one), resize, precision, device) for one in names}
     if out.suffix == ".json" and backend:
