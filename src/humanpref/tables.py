@@ -57,8 +57,12 @@ def render(table: Table) -> str:
     """The table as text, as wide as the terminal, or as wide as its numbers need: none is ever cut off."""
     import shutil
 
+    from rich.cells import cell_len
     from rich.console import Console
 
+    for column in table.columns:
+        if column.no_wrap:
+            column.min_width = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
     needed = Console(width=1000).measure(table).minimum
     width = max(60, needed, shutil.get_terminal_size((110, 24)).columns)
     console = Console(file=StringIO(), width=width, color_system=None)
