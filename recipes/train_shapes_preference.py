@@ -215,9 +215,9 @@ def run(options: argparse.Namespace) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("shapes-preference"))
-    parser.add_argument("--groups", type=int, nargs="+", default=[75, 150, 300, 600], help="points of the curve")
+    parser.add_argument("--groups", type=int, nargs="+", default=[75, 300, 1200], help="points of the curve")
     parser.add_argument("--test-groups", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=3600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
