@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
 
+from humanpref.files import whole
 from humanpref.records import ScoreReport
 
 Array = npt.NDArray[np.float64]
@@ -34,12 +35,8 @@ def make_examples(folder: Path) -> list[Path]:
 
 def save_image(image: Image.Image, path: Path) -> None:
     """Write a PNG whole or not at all. Raises `OSError`."""
-    part = path.with_name(path.name + ".part")
-    try:
+    with whole(path) as part:
         image.save(part, "PNG")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def contact_sheet(report: ScoreReport, columns: int = 3, cell: int = 256) -> Image.Image:

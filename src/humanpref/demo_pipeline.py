@@ -22,6 +22,7 @@ import numpy as np
 from humanpref.data.formats import read_rankings, write_rankings
 from humanpref.errors import DataError
 from humanpref.evaluation.evaluate import evaluate_scorers
+from humanpref.files import whole
 from humanpref.generate import generate, make_backend, read_groups, read_prompts
 from humanpref.prompts.clean import clean_file
 from humanpref.prompts.files import write_prompts
@@ -207,14 +208,11 @@ def write_page(prompts: Sequence[DemoPrompt], report: EvalReport, path: Path) ->
         summary=_summary(prompts),
         rows=rows,
     )
-    part = path.with_name(path.name + ".part")
     try:
-        part.write_text(page, encoding="utf-8")
-        part.replace(path)
+        with whole(path) as part:
+            part.write_text(page, encoding="utf-8")
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _summary(prompts: Sequence[DemoPrompt]) -> str:

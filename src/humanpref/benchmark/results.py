@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from humanpref.errors import DataError
+from humanpref.files import whole
 from humanpref.metrics import Array
 
 FORMAT = "humanpref-benchmark"
@@ -157,15 +158,12 @@ def write_result(result: Result, path: Path) -> None:
     rows = (json.dumps({**vars(one), "image": named(one.image)}, ensure_ascii=True) for one in result.images)
     text = json.dumps(head, indent=1, allow_nan=False)
     text = text[:-2] + ',\n "images": [\n  ' + ",\n  ".join(rows) + "\n ]\n}\n"
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(text.encode("utf-8"))
-        part.replace(path)
+        with whole(path) as part:
+            part.write_bytes(text.encode("utf-8"))
     except OSError as error:
         raise DataError(f"{path}: the result cannot be written ({error.strerror or error})") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_result(path: str | Path) -> Result:

@@ -6,7 +6,6 @@ another, so that memory does not grow with them.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from humanpref.benchmark.statistics import Estimate
 from humanpref.benchmark.tables import mean, number, place, provenance
 from humanpref.benchmark.thumbnails import SIZE, Source, make_thumbnails, thumbnail_name
 from humanpref.errors import DataError, MissingExtraError
+from humanpref.files import whole
 from humanpref.generate.contract import file_name
 
 if TYPE_CHECKING:
@@ -150,9 +150,8 @@ def page_count(boards: Sequence[Board]) -> int:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(text.encode("utf-8", "replace"))
-    part.replace(path)
+    with whole(path) as part:
+        part.write_bytes(text.encode("utf-8", "replace"))
 
 
 class _Site:

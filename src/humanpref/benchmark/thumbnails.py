@@ -10,6 +10,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from humanpref.errors import DataError, ImageError
+from humanpref.files import whole
 from humanpref.images import open_image
 from humanpref.scorers.weights import file_sha256
 
@@ -109,9 +110,5 @@ def _make(source: Source, target: Path, size: int) -> None:
         raise ImageError(f"{source.path}: has changed since it was scored")
     picture = open_image(source.path)
     picture.thumbnail((size, size), reducing_gap=2.0)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
+    with whole(target) as part:
         picture.save(part, "WEBP", quality=QUALITY, method=0)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from humanpref.errors import DataError
+from humanpref.files import whole
 from humanpref.records import ImageRef
 
 _SUFFIX_OF = ((b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"RIFF", ".webp"))
@@ -54,9 +55,8 @@ class ImageFolder:
         try:
             if not (path.is_file() and path.stat().st_size == len(content)):
                 self.root.mkdir(parents=True, exist_ok=True)
-                part = path.with_name(f"{path.name}.{os.getpid()}.part")
-                part.write_bytes(content)
-                part.replace(path)
+                with whole(path) as part:
+                    part.write_bytes(content)
         except OSError as error:
             raise DataError(f"{path}: the images cannot be written there ({error}); choose an image_root") from None
         return ImageRef(path, source)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
@@ -16,6 +15,7 @@ from typing import IO, Any
 
 from humanpref.data.layout import Numbered, Row
 from humanpref.errors import DataError, MissingExtraError
+from humanpref.files import whole
 
 _BOM = b"\xef\xbb\xbf"
 _HEAD = 1 << 16
@@ -66,21 +66,18 @@ def read_rows(path: Path, container: str, columns: Sequence[str] | None = None) 
 
 def write_rows(rows: Iterable[Row], path: Path, container: str, types: Mapping[str, str], batch: int = 1024) -> int:
     """Write rows, whole or not at all -> how many. `types` are the columns, for CSV and Parquet."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     counted = _Counter(rows)
     try:
-        if container == "parquet":
-            _write_parquet(counted, part, types, batch)
-        else:
-            with part.open("w", encoding="utf-8", newline="") as file:
-                {"json": _write_json, "jsonl": _write_jsonl}.get(container, _csv_writer(types))(counted, file)
-        part.replace(path)
+        with whole(path) as part:
+            if container == "parquet":
+                _write_parquet(counted, part, types, batch)
+            else:
+                with part.open("w", encoding="utf-8", newline="") as file:
+                    {"json": _write_json, "jsonl": _write_jsonl}.get(container, _csv_writer(types))(counted, file)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
     except UnicodeEncodeError as error:
         raise DataError(f"{path}: a text cannot be written as UTF-8 ({error.reason})") from None
-    finally:
-        part.unlink(missing_ok=True)
     return counted.count
 
 

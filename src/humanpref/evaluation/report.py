@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from humanpref.evaluation.report_cells import Table
 from humanpref.evaluation.report_generators import correlations_table, generators_table
 from humanpref.evaluation.report_plots import GLYPHS, NARROW, WIDE, Plot, correlations, forest, groups, reliability
 from humanpref.evaluation.report_text import latex_document, markdown, markdown_table
+from humanpref.files import whole
 from humanpref.records import EvalReport
 
 SUFFIXES = (".html", ".md", ".tex")
@@ -80,13 +80,11 @@ def write_report(
 
 def write_whole(path: Path, content: str) -> None:
     """Write a report's text, whole or not at all. Raises `DataError`."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        # a path's undecodable bytes (surrogates) have no UTF-8 and are shown as "?"
-        part.write_bytes(content.encode("utf-8", "replace"))
-        part.replace(path)
+        with whole(path) as part:
+            # a path's undecodable bytes (surrogates) have no UTF-8 and are shown as "?"
+            part.write_bytes(content.encode("utf-8", "replace"))
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise DataError(f"{path}: the report cannot be written ({error.strerror})") from None
 
 

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from humanpref.data.folder import ImageFolder
 from humanpref.errors import DataError
+from humanpref.files import sync, whole
 from humanpref.generate.contract import Backend, GenerateError, file_name, settings_hash
 from humanpref.generate.manifest import Key, Manifest, key_of, read_manifest
 
@@ -128,19 +129,15 @@ class RunFolder:
         folder = self.path / file_name(model)
         folder.mkdir(exist_ok=True)
         target = folder / f"{stem}{suffix}"
-        part = target.with_name(f".{target.name}.part")
-        try:
+        with whole(target) as part:
             write(part)
             if not part.is_symlink():
-                _sync(part)
+                sync(part)
             with part.open("rb") as file:
                 digest = hashlib.sha256()
                 while block := file.read(1 << 20):
                     digest.update(block)
-            part.replace(target)
-            _sync(folder)
-        finally:
-            part.unlink(missing_ok=True)
+        sync(folder)
         return target.relative_to(self.path).as_posix(), digest.hexdigest()
 
 
@@ -176,19 +173,7 @@ def _remove_parts(path: Path) -> int:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with whole(path) as part:
         part.write_bytes(content)
-        _sync(part)
-        part.replace(path)
-        _sync(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(part)
+    sync(path.parent)

@@ -5,7 +5,6 @@ The filter is made of radio buttons and style sheets, so that the page's policy 
 
 from __future__ import annotations
 
-import os
 import re
 from base64 import b64encode
 from collections import Counter
@@ -18,6 +17,7 @@ from types import TracebackType
 from typing import IO
 
 from humanpref.errors import DataError
+from humanpref.files import whole
 from humanpref.prompts.records import STATUSES, Cleaned, Prompt
 
 _LIMIT = 20_000  # prompts on one page; a browser has to hold them
@@ -93,19 +93,15 @@ class ReviewPage:
                 self._write(self._body)
 
     def _write(self, body: IO[str]) -> None:
-        part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         body.seek(0)
         try:
-            with part.open("w", encoding="utf-8") as file:
+            with whole(self.path) as part, part.open("w", encoding="utf-8") as file:
                 file.write(self._head())
                 for line in body:
                     file.write(line)
                 file.write("</main>\n</body>\n</html>\n")
-            part.replace(self.path)
         except OSError as error:
             raise DataError(f"{self.path}: cannot be written ({error.strerror or error})") from None
-        finally:
-            part.unlink(missing_ok=True)
 
     def _head(self) -> str:
         total, shown = sum(self.counts.values()), min(_LIMIT, sum(self.counts.values()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from humanpref.errors import TrainingError
+from humanpref.files import sync, whole
 from humanpref.training.config import TrainConfig, differences, from_json, to_json
 
 RUN, LOCK, FOLDER, STATE, LOG = "run.json", ".lock", "checkpoints", "state.json", "log.jsonl"
@@ -100,11 +100,11 @@ class TrainFolder:
             if main:
                 (part / STATE).write_text(json.dumps(asdict(state)))
                 for file in (*part.rglob("*"), part):
-                    _sync(file)
+                    sync(file)
                 if target.exists():
                     shutil.rmtree(target)
                 part.rename(target)
-                _sync(target.parent)
+                sync(target.parent)
             wait()
         except Exception as error:  # torch, safetensors and the system each have their own error for a full disk
             if main:
@@ -155,9 +155,8 @@ class Log:
 
     def __init__(self, path: Path, after: int) -> None:
         rows = [row for row in read_log(path) if row["step"] <= after]
-        part = path.with_name(f".{path.name}.part")
-        part.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        part.replace(path)
+        with whole(path) as part:
+            part.write_text("".join(json.dumps(row) + "\n" for row in rows))
         self._file: IO[str] = path.open("a")
 
     def add(self, row: Mapping[str, object]) -> None:
@@ -172,12 +171,10 @@ class Log:
 
 def write_json(path: Path, content: object) -> None:
     """Write JSON, whole or not at all. Raises `TrainingError`."""
-    part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text(json.dumps(content, indent=1) + "\n")
-        part.replace(path)
+        with whole(path) as part:
+            part.write_text(json.dumps(content, indent=1) + "\n")
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise TrainingError(f"{path}: cannot be written ({error.strerror})") from None
 
 
@@ -199,14 +196,6 @@ def _lock(path: Path) -> IO[str]:
             f"{path.parent}: another process is training there; wait for it, or choose another --out"
         ) from None
     return file
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _short(value: object) -> str:

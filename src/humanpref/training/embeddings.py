@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from humanpref.errors import ImageError, TrainingError
 from humanpref.evaluation.evaluate import TestSet
+from humanpref.files import whole
 from humanpref.images import ImageSource
 from humanpref.scorers import SPECS
 from humanpref.scorers import weights as weight_files
@@ -124,13 +125,11 @@ class _Store:
         from safetensors.torch import save_file
 
         about = {"backbone": self.backbone, "images": list(self.images), "texts": list(self.texts)}
-        part = self.path.with_name(f".{self.path.name}.part")
         try:
             tensors = {"images": _stack(self.images), "texts": _stack(self.texts)}
-            save_file(tensors, part, metadata={"about": json.dumps(about)})
-            part.replace(self.path)
+            with whole(self.path) as part:
+                save_file(tensors, part, metadata={"about": json.dumps(about)})
         except Exception as error:  # a full disk has several errors
-            part.unlink(missing_ok=True)
             raise TrainingError(f"{self.path}: the embeddings cannot be written ({error})") from error
 
 
