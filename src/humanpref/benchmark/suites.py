@@ -13,13 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
+from humanpref.benchmark import published
 from humanpref.errors import DataError
 from humanpref.prompts.records import Prompt
 
 ALL = "all"
 """The style of prompts that name none."""
 
-HPS_STYLES = ("anime", "concept-art", "paintings", "photo")
+HPS_STYLES = published.STYLES
 """The styles of the HPS v2 benchmark, as its files are called (tgxs002/HPSv2, README: 800 prompts each)."""
 
 SHAPES_PER_STYLE = 160

@@ -12,12 +12,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from humanpref.benchmark.suites import HPS_STYLES
 from humanpref.compat.models import ARCHIVES
 from humanpref.data.fetch import fetch, list_files, plan_download
 from humanpref.data.sources import DATASETS, Dataset
 from humanpref.errors import DataError, DownloadError
 
-STYLES = ("anime", "concept-art", "paintings", "photo")
+STYLES = HPS_STYLES
 """The styles of the HPS v2 benchmark, in the order of its tables (animation, concept-art, painting, photo)."""
 
 _IMAGES = "benchmark/benchmark_imgs/"
