@@ -42,3 +42,8 @@ class MissingExtraError(HumanprefError):
 
 class TrainingError(HumanprefError):
     """A training run that cannot start, go on or be resumed; what was saved before stays as it is."""
+
+
+def reason_of(error: BaseException, longest: int = 160) -> str:
+    """The first line of another library's error, for an error of ours of one line; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:longest]

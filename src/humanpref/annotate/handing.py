@@ -40,7 +40,7 @@ Prefer: TypeAlias = "Callable[[sa.Connection, Sequence[int]], int]"
 _ME: sa.BindParameter[int] = sa.bindparam("me")
 _K: sa.BindParameter[int] = sa.bindparam("k")
 _START: sa.BindParameter[float] = sa.bindparam("start")
-_LIVE = assignments.c.state != sa.literal_column("'expired'")  # written out, so that the partial index is found
+_EXPIRED: sa.ColumnClause[str] = sa.literal_column("'expired'")  # written out, so that the partial index is found
 _GOOD = groups.c.problem.is_(None)
 _MINE = sa.and_(assignments.c.annotator_id == _ME, assignments.c.state == "open")
 
@@ -48,8 +48,7 @@ _MINE = sa.and_(assignments.c.annotator_id == _ME, assignments.c.state == "open"
 def _seen(kind: Kind) -> sa.ColumnElement[bool]:
     own = assignments.alias("own")
     where = (own.c.group_id == groups.c.id, own.c.annotator_id == _ME, own.c.kind == kind)
-    live = own.c.state != sa.literal_column("'expired'")
-    return sa.select(own.c.id).where(*where, live).correlate(groups).exists()
+    return sa.select(own.c.id).where(*where, own.c.state != _EXPIRED).correlate(groups).exists()
 
 
 def _unseen(kind: Kind, order: sa.ColumnElement[Any]) -> sa.Select[Any]:
@@ -95,14 +94,17 @@ _SEARCH = [  # from a random place on, then from the beginning; the second time 
     for part in (groups.c.place >= _START, groups.c.place < _START)
 ]
 _IMAGES = sa.select(sa.func.count()).where(images.c.group_id == sa.bindparam("group"))
-_TELL = sa.select(assignments.c.state, assignments.c.kind, sa.func.count()).where(assignments.c.annotator_id == _ME)
-_TALLY = _TELL.group_by(assignments.c.state, assignments.c.kind)
+_TALLY = (
+    sa.select(assignments.c.state, assignments.c.kind, sa.func.count())
+    .where(assignments.c.annotator_id == _ME)
+    .group_by(assignments.c.state, assignments.c.kind)
+)
 _ALL_WANTED = sa.select(sa.func.count()).select_from(groups).where(*_WANTED)
 _WANTED_BUT_SEEN = (
     sa.select(sa.func.count())
     .select_from(assignments)
     .join(groups, groups.c.id == assignments.c.group_id)
-    .where(assignments.c.annotator_id == _ME, assignments.c.kind == "task", _LIVE, *_WANTED)
+    .where(assignments.c.annotator_id == _ME, assignments.c.kind == "task", assignments.c.state != _EXPIRED, *_WANTED)
 )
 _PRACTICE = sa.select(sa.func.count()).select_from(groups).where(groups.c.role == "practice", _GOOD)
 _PRACTISED = (
@@ -234,8 +236,8 @@ class Chooser:
         return Progress(done, max(0, wanted - seen) + held, practice)
 
 
-_LATE = sa.and_(assignments.c.state == "open", assignments.c.expires_at <= sa.bindparam("now"))
-_ANY_LATE = sa.select(assignments.c.id).where(_LATE).limit(1)
+_LATE = (assignments.c.state == "open", assignments.c.expires_at <= sa.bindparam("now"))
+_ANY_LATE = sa.select(assignments.c.id).where(*_LATE).limit(1)
 
 
 def any_late(connection: sa.Connection, now: int) -> bool:
@@ -245,7 +247,7 @@ def any_late(connection: sa.Connection, now: int) -> bool:
 
 def release_late(connection: sa.Connection, now: int) -> None:
     """Let the leases that have run out go."""
-    release(connection, sa.and_(assignments.c.state == "open", assignments.c.expires_at <= now))
+    release(connection, assignments.c.expires_at <= now)
 
 
 def release(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from humanpref.data.sources import DATASETS, Dataset
 from humanpref.data.unpack import is_archive, stem, unpack
-from humanpref.errors import DownloadError, UnknownNameError
+from humanpref.errors import DownloadError, UnknownNameError, reason_of
 
 LOCK = "dataset.lock.json"
 """Beside the data: which commit it is of, and every file's size and SHA-256."""
@@ -179,10 +179,8 @@ def _verified(path: Path, file: RemoteFile) -> str:
 
 
 def _cannot_have(dataset: Dataset, what: str, error: Exception) -> str:
-    if getattr(error, "errno", None) == errno.ENOSPC:
-        why = "no space left on the disk"
-    else:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    full = getattr(error, "errno", None) == errno.ENOSPC
+    why = "no space left on the disk" if full else reason_of(error, 200)
     url = f"https://huggingface.co/datasets/{dataset.repo}/tree/{dataset.revision}"
     return f"{dataset.name}: {what} could not be downloaded ({why}). Try again later, or get it from {url}"
 

@@ -112,7 +112,7 @@ def collate(
             failed[path] = str(error)
     good = [example for example in examples if not any(path in failed for path in example.images)]
     skipped = tuple(
-        f"{next(failed[path] for path in example.images if path in failed)}"
+        next(failed[path] for path in example.images if path in failed)
         for example in examples
         if any(path in failed for path in example.images)
     )

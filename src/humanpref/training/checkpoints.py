@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from humanpref.errors import TrainingError
+from humanpref.errors import TrainingError, reason_of
 from humanpref.files import sync, whole
 from humanpref.training.config import TrainConfig, differences, from_json, to_json
 
@@ -78,17 +78,12 @@ class TrainFolder:
         found = sorted(self._all(), key=_step_of)
         return found[-1] if found else None
 
-    def at(self, step: int) -> Path | None:
-        """The checkpoint of a step, if it is kept."""
-        path = self.path / FOLDER / _name(step)
-        return path if (path / STATE).is_file() else None
-
     def save(self, state: State, write: Callable[[Path], None], *, main: bool, wait: Callable[[], None]) -> None:
         """Write a checkpoint: `write` fills a hidden folder (called by every process), which is then renamed.
 
         Raises `TrainingError` when it cannot be written (a full disk, say); the checkpoints before it stay.
         """
-        target = self.path / FOLDER / _name(state.step)
+        target = checkpoint_of(self.path, state.step)
         part = target.with_name(f".{target.name}.part")
         try:
             if main:
@@ -112,7 +107,7 @@ class TrainFolder:
             last = self.latest()
             left = f"the last good one is {last}" if last else "there is none before it"
             raise TrainingError(
-                f"{target}: the checkpoint cannot be written ({_reason(error)}); {left}. Make room and run the same "
+                f"{target}: the checkpoint cannot be written ({reason_of(error)}); {left}. Make room and run the same "
                 "command to go on"
             ) from error
 
@@ -178,8 +173,9 @@ def write_json(path: Path, content: object) -> None:
         raise TrainingError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def _name(step: int) -> str:
-    return f"step-{step:08d}"
+def checkpoint_of(out: Path, step: int) -> Path:
+    """Where a run keeps the checkpoint of a step."""
+    return out / FOLDER / f"step-{step:08d}"
 
 
 def _step_of(path: Path) -> int:
@@ -201,8 +197,3 @@ def _lock(path: Path) -> IO[str]:
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 20 else f"{text[:12]}..."
-
-
-def _reason(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:160]

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import humanpref
-from humanpref.errors import TrainingError
+from humanpref.errors import TrainingError, reason_of
 from humanpref.preprocess import CLIP_MEAN, CLIP_STD
 from humanpref.training.config import TrainConfig
 from humanpref.training.embeddings import EmbeddingInputs
@@ -119,9 +119,8 @@ def _whole(folder: Path, write: Any) -> None:
         part.rename(folder)
     except Exception as error:  # torch, safetensors and the system each have their own error for a full disk
         shutil.rmtree(part, ignore_errors=True)
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise TrainingError(
-            f"{folder}: the trained model cannot be written ({reason}); make room and run it again"
+            f"{folder}: the trained model cannot be written ({reason_of(error)}); make room and run it again"
         ) from error
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from humanpref import metrics
-from humanpref.errors import MissingExtraError, TrainingError
+from humanpref.errors import MissingExtraError, TrainingError, reason_of
 from humanpref.evaluation.evaluate import TestSet
 from humanpref.training.batches import Batch, Inputs, Place, TrainData
 from humanpref.training.checkpoints import LOG, Log, State, TrainFolder, read_state
@@ -181,12 +181,8 @@ class Trainer:
     def _sum(self, value: float) -> float:
         if self.place.world == 1:
             return value
-        total = self.accelerator.reduce(torch.tensor(value, dtype=torch.float64, device=self._reduce_device()), "sum")
+        total = self.accelerator.reduce(torch.tensor(value, dtype=torch.float64, device=self.accelerator.device), "sum")
         return float(total)
-
-    def _reduce_device(self) -> torch.device:
-        device: torch.device = self.accelerator.device
-        return device
 
     def _validate(self) -> Validation:
         assert self.validation is not None
@@ -252,9 +248,9 @@ class Trainer:
         try:
             self.accelerator.load_state(str(checkpoint))
         except Exception as error:  # a damaged file makes the readers raise almost anything
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
             raise TrainingError(
-                f"{checkpoint}: the checkpoint cannot be read ({reason}); delete it to go on from the one before"
+                f"{checkpoint}: the checkpoint cannot be read ({reason_of(error)}); delete it to go on from the one "
+                "before"
             ) from error
 
     def _refuse(self, step: int, micro: list[Batch], loss: float, norm: float) -> None:

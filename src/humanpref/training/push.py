@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from humanpref.errors import DownloadError, TrainingError
+from humanpref.errors import DownloadError, TrainingError, reason_of
 from humanpref.training.export import CARD, SPEC
 
 
@@ -42,9 +42,8 @@ def push(folder: str | Path, repo: str, *, private: bool = False, dry_run: bool 
             name = api.create_repo(name, private=private, exist_ok=True).repo_id
             api.upload_folder(repo_id=name, folder_path=place, commit_message="Upload a model trained by humanpref")
     except Exception as error:  # whatever the Hub client or its HTTP library raises: which ones differ by version
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise DownloadError(
-            f"the Hub did not take {place} as {repo} ({reason}); sign in with `hf auth login` or HF_TOKEN, and "
-            "check the name"
+            f"the Hub did not take {place} as {repo} ({reason_of(error, 200)}); sign in with `hf auth login` or "
+            "HF_TOKEN, and check the name"
         ) from error
     return Pushed(files, f"{api.endpoint}/{name}")

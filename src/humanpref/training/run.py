@@ -19,8 +19,8 @@ from humanpref.preprocess import PREPROCESS, PreprocessSpec
 from humanpref.records import EvalReport, Ranking
 from humanpref.scorers.clip import image_size
 from humanpref.training import shards
-from humanpref.training.batches import Inputs, PixelInputs, Place, TableData, TrainData
-from humanpref.training.checkpoints import TrainFolder
+from humanpref.training.batches import Inputs, PixelInputs, TableData, TrainData
+from humanpref.training.checkpoints import TrainFolder, checkpoint_of
 from humanpref.training.config import TrainConfig
 from humanpref.training.embeddings import EmbeddingInputs, embed_data
 from humanpref.training.examples import Counts, ExampleTable, Overlap, collecting, make_examples, overlap
@@ -219,8 +219,7 @@ def _load_best(trainer: Trainer, out: Path) -> None:
     best = trainer.state.best_step
     if best is None or best == trainer.state.step:
         return
-    checkpoint = out / "checkpoints" / f"step-{best:08d}"
-    trainer.load(checkpoint)
+    trainer.load(checkpoint_of(out, best))
 
 
 def _whole_model(trainer: Trainer, built: Built, config: TrainConfig) -> torch.nn.Module:
@@ -266,6 +265,3 @@ def _rankings_fingerprint(held_out: TestSet | None) -> str:
         return "none"
     rows = [(i.consensus.prompt, [str(x) for x in i.consensus.images], i.consensus.ranks) for i in held_out.instances]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
-__all__ = ["Place", "TrainReport", "read_examples", "train"]
