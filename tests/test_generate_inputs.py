@@ -129,7 +129,7 @@ def test_the_command(tmp_path: Path) -> None:
         command(tmp_path / "p.txt", *words, "--out", out, "--steps", 3), "--steps is of no use here: it is for diff"
     )
     one_line(command(tmp_path / "p.txt", *words, "--out", tmp_path, "--seed", 3), "holds other files")
-    one_line(command(tmp_path / "p.txt", "-b", "sd", "--out", out), "'sd': a backend is KIND:WHAT")
+    one_line(command(tmp_path / "p.txt", "-b", "sd", "--out", out), "'sd': a backend is one of diffusers:MODEL")
     one_line(command(tmp_path / "p.txt", *words, "--out", out, "--workers", 2), "use --engine ray")
     (tmp_path / "m1" / "00001.jpg").unlink()
     lacking = command(tmp_path / "p.txt", "-b", f"folder:{tmp_path / 'm1'}", "--out", tmp_path / "out2")

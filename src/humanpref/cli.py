@@ -18,6 +18,7 @@ from humanpref.cli_cache import cache_app
 from humanpref.cli_data import data_app, download_dataset
 from humanpref.cli_evaluate import evaluate_command
 from humanpref.cli_generate import generate_command
+from humanpref.cli_improve import improve_app
 from humanpref.cli_options import (
     ArchOption,
     DeviceOption,
@@ -54,6 +55,7 @@ app.add_typer(cache_app, name="cache")
 app.add_typer(prompts_app, name="prompts")
 app.add_typer(annotate_app, name="annotate")
 app.add_typer(benchmark_app, name="benchmark")
+app.add_typer(improve_app, name="improve")
 app.command("evaluate")(evaluate_command)
 app.command("generate")(generate_command)
 app.command("train")(train_command)

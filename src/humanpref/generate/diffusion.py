@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from humanpref.errors import MissingExtraError
 from humanpref.generate.contract import GenerateError, Outcome, Request, Settings
@@ -31,6 +31,30 @@ EMBEDDED: Mapping[str, tuple[Path, Mapping[str, Any]]] = {"shapes": (PIPELINE, {
 
 LIBRARIES = ("diffusers", "transformers")
 """Where the parts of a pipeline may come from, besides diffusers' own pipelines: never from files of the model."""
+
+
+class PipelineChange(Protocol):
+    """Something done to a pipeline so that its images become better (`humanpref.improve`). Frozen and picklable.
+
+    `settings` is whatever decides what it does to an image, for the manifest.
+    """
+
+    @property
+    def settings(self) -> Settings:
+        """What goes into the backend's settings."""
+        ...
+
+    def prepare(self, pipeline: Any) -> None:
+        """Change a pipeline that was loaded, once. Raises `GenerateError` where it does not fit."""
+        ...
+
+    def options(self, pipeline: Any, requests: Sequence[Request], generators: Sequence[Any]) -> Mapping[str, Any]:
+        """Return what the pipeline is to be called with beyond what it would be (say `latents`), for these requests.
+
+        `generators`: one `torch.Generator` on the CPU for each request, seeded by it; what is drawn from them is not
+        drawn again by the pipeline.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -59,6 +83,7 @@ class DiffusersBackend:
 
     model: str
     config: DiffusersConfig
+    changes: tuple[PipelineChange, ...] = ()
     name: str = ""
     revision: str = ""
     settings: Settings = field(default_factory=dict)
@@ -71,7 +96,7 @@ class DiffusersBackend:
         if self.config.batch_size < 1:
             raise GenerateError(f"diffusers:{self.model}: batch_size must be at least 1, got {self.config.batch_size}")
         parse_size(self.config.size)
-        shown = self.model
+        shown = self._asked = self.model
         if self.model in EMBEDDED:
             folder, best = EMBEDDED[self.model]
             self.model = str(folder)
@@ -90,9 +115,16 @@ class DiffusersBackend:
             "model": shown,
             **wanted,
         }
+        if self.changes:
+            self.settings = {**self.settings, "changes": [dict(change.settings) for change in self.changes]}
         self.chunk = self.config.batch_size
         self._batch_size = self.config.batch_size
         self._pipeline: Any = None
+
+    def changed(self, *changes: PipelineChange, **options: Any) -> DiffusersBackend:
+        """Return such a backend, unloaded, with more done to its pipeline and with other options."""
+        config = dataclasses.replace(self.config, **options)
+        return DiffusersBackend(self._asked, config, (*self.changes, *changes))
 
     def prepare(self, prompts: Sequence[Prompt]) -> None:
         """Nothing needs to be known of the prompts."""
@@ -149,6 +181,8 @@ class DiffusersBackend:
         if unknown := [name for name in options if name not in taken]:
             raise GenerateError(f"{self.name}: its pipeline ({type(self._pipeline).__name__}) takes no {unknown[0]}")
         generators = [torch.Generator("cpu").manual_seed(request.seed) for request in batch]
+        for change in self.changes:
+            options |= change.options(self._pipeline, batch, generators)
         found = self._pipeline(prompt=[request.prompt.text for request in batch], generator=generators, **options)
         if len(found.images) != len(batch):
             raise GenerateError(f"{self.name}: its pipeline made {len(found.images)} images for {len(batch)} prompts")
@@ -209,6 +243,8 @@ class DiffusersBackend:
         pipeline.set_progress_bar_config(disable=True)
         self._schedule(diffusers, pipeline)
         self._adapt(pipeline)
+        for change in self.changes:
+            change.prepare(pipeline)
         self.made_with = (
             f"diffusers {diffusers.__version__}, torch {torch.__version__}, {_device_name(device)}, {wanted}"
         )

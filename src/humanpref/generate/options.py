@@ -1,26 +1,25 @@
-"""Backends by name: `KIND:WHAT,option=value,...` to a backend, its options checked against its config."""
+"""Backends by name: the table of kinds, and what `KIND:WHAT,option=value,...` makes of it."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import importlib
 import re
-import types
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from types import MappingProxyType
+from typing import Any
 
+from humanpref import specs
 from humanpref.errors import UnknownNameError
 from humanpref.generate.contract import Backend
+from humanpref.specs import Kind
 
-KINDS: Mapping[str, tuple[str, str, str]] = {
-    # kind: (module, backend, config)
-    "diffusers": ("humanpref.generate.diffusion", "DiffusersBackend", "DiffusersConfig"),
-    "openai": ("humanpref.generate.images_api", "ImagesApiBackend", "ImagesApiConfig"),
-    "folder": ("humanpref.generate.folder", "FolderBackend", "FolderConfig"),
-    "shapes": ("humanpref.generate.shapes", "ShapesBackend", "ShapesConfig"),
-}
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "diffusers": Kind("humanpref.generate.diffusion", "DiffusersBackend", "DiffusersConfig", "MODEL"),
+        "openai": Kind("humanpref.generate.images_api", "ImagesApiBackend", "ImagesApiConfig", "MODEL"),
+        "folder": Kind("humanpref.generate.folder", "FolderBackend", "FolderConfig", "DIR"),
+        "shapes": Kind("humanpref.generate.shapes", "ShapesBackend", "ShapesConfig", "SOURCE"),
+    }
+)
 
 
 def make_backend(spec: str, shared: Mapping[str, Any] | None = None) -> Backend:
@@ -28,62 +27,18 @@ def make_backend(spec: str, shared: Mapping[str, Any] | None = None) -> Backend:
 
     Raises `UnknownNameError` naming the valid kinds or options, and whatever the backend raises for what it is given.
     """
-    kind, what, given = parse_spec(spec)
-    module = importlib.import_module(KINDS[kind][0])
-    config_type = getattr(module, KINDS[kind][2])
-    own = options_of(config_type)
-    if unknown := [name for name in given if name not in own]:
-        near = difflib.get_close_matches(unknown[0], own, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UnknownNameError(f"{spec}: {kind} has no option {unknown[0]!r}{hint} (options: {', '.join(sorted(own))})")
-    values = {name: value for name, value in (shared or {}).items() if name in own}
-    values |= {name: _value(spec, name, text, own[name]) for name, text in given.items()}
-    backend: Backend = getattr(module, KINDS[kind][1])(what, config_type(**values))
+    backend: Backend = specs.make(spec, KINDS, "a backend", shared)
     return backend
 
 
 def parse_spec(spec: str) -> tuple[str, str, dict[str, str]]:
-    """Split `KIND:WHAT,option=value,...`; a comma that no `option=` follows belongs to the value before it."""
-    kind, colon, rest = spec.partition(":")
-    if kind not in KINDS or not colon:
-        raise UnknownNameError(f"{spec!r}: a backend is KIND:WHAT, with one of {', '.join(KINDS)} as KIND")
-    what, *pairs = re.split(r",(?=[a-z_-]+=)", rest)
-    if not what:
-        raise UnknownNameError(f"{spec!r}: names no model after {kind}:")
-    given = dict(pair.split("=", 1) for pair in pairs)
-    return kind, what, {name.replace("-", "_"): value for name, value in given.items()}
-
-
-def options_of(config_type: Any) -> dict[str, Any]:
-    """Return the options of a config and their types."""
-    hints = get_type_hints(config_type)
-    return {field.name: hints[field.name] for field in dataclasses.fields(config_type)}
+    """Split a backend's spec -> kind, what stands behind the colon, options as they are written."""
+    return specs.parse_spec(spec, KINDS, "a backend")
 
 
 def users_of(option: str) -> tuple[str, ...]:
     """Return the kinds of backend that have an option."""
-    return tuple(
-        kind
-        for kind, (module, _, config) in KINDS.items()
-        if option in options_of(getattr(importlib.import_module(module), config))
-    )
-
-
-def _value(spec: str, name: str, text: str, kind: Any) -> Any:
-    choices = get_args(kind) if get_origin(kind) in {Union, types.UnionType} else (kind,)
-    wanted = next(choice for choice in choices if choice is not type(None))
-    if get_origin(wanted) is Literal:
-        if text not in get_args(wanted):
-            raise UnknownNameError(f"{spec}: {name} is one of {', '.join(get_args(wanted))}, not {text!r}")
-        return text
-    if wanted is bool:
-        if text.lower() not in {"true", "false", "yes", "no", "1", "0"}:
-            raise UnknownNameError(f"{spec}: {name} is true or false, not {text!r}")
-        return text.lower() in {"true", "yes", "1"}
-    try:
-        return wanted(text) if wanted is not Path else Path(text).expanduser()
-    except ValueError:
-        raise UnknownNameError(f"{spec}: {name} must be a number, got {text!r}") from None
+    return specs.users_of(option, KINDS)
 
 
 def parse_size(size: str | None) -> tuple[int, int] | None:

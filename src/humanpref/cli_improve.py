@@ -1,0 +1,12 @@
+"""`humanpref improve`: raising the score, and measuring by how much."""
+
+from __future__ import annotations
+
+import typer
+
+improve_app = typer.Typer(no_args_is_help=True, help="Raise the score, and measure by how much.")
+
+
+@improve_app.callback()
+def improve_callback() -> None:
+    """Raise the score, and measure by how much."""
