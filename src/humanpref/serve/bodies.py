@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -79,10 +80,10 @@ class ImageAnswer(BaseModel):
     image: str | int = Field(description="Its name, or its index where it has none.")
     index: int
     prompt: int = Field(description="Which of `prompts`.")
-    score: float | None
-    rank: int | None
-    win_probability: float | None
-    error: ErrorDetail | None
+    score: float | None = None
+    rank: int | None = None
+    win_probability: float | None = None
+    error: ErrorDetail | None = None
 
 
 class ScoreAnswer(BaseModel):
@@ -157,6 +158,9 @@ async def read_form(content: bytes, headers: Headers, *, max_images: int) -> Sco
     parser.spool_max_size = len(content) + 1  # in memory as the body is, never on the disk
     try:
         form = await parser.parse()
+        _, options = parse_options_header(headers["content-type"])
+        if b"--%b--" % options[b"boundary"] not in content:  # the parser would leave out what was cut off
+            raise RequestError("bad_request", "multipart: the form is incomplete")
     except (MultiPartException, KeyError, ValueError) as error:
         message = getattr(error, "message", None) or "the form cannot be read"
         code = "too_many_images" if "Too many files" in message else "bad_request"

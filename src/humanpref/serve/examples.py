@@ -8,15 +8,19 @@ from typing import Any
 
 from humanpref.serve.bodies import CompareAnswer, CompareBody, ErrorBody, ScoreAnswer, ScoreBody
 
-PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFUlEQVR4nGP8z8Dwn4GBgYmBgYGBAQAfBgMBnCyVvgAAAABJRU5ErkJggg=="
+PICTURE = (
+    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQBAMAAADt3eJSAAAAGFBMVEWXt5ewg7BUtFQ8gzyqYaqRL5FBYUFaMlr4cgMDAAAATklE"
+    "QVR42i3JwQ0DIRRDwVmzSkQ3SLSQ/mv4JSQNsDmAT0/ja/J8WbFXJ5bMDWJiEQZFaGMhuAvt0/vr/es9qLavxY5ikAOi0MgBKTD8"
+    "Ad+rEs7D3perAAAAAElFTkSuQmCC"
+)
 
-_ONE = {"prompt": "A lighthouse at sunset.", "images": [{"name": "a.png", "data": PIXEL}]}
+_ONE = {"prompt": "A lighthouse at sunset.", "images": [{"name": "a.png", "data": PICTURE}]}
 _MANY = {
     "model": "lite",
-    "images": [{"data": PIXEL}, {"url": "https://example.org/b.jpg"}],
+    "images": [{"data": PICTURE}, {"url": "https://example.org/b.jpg"}],
     "prompts": ["A lighthouse.", "A red fox."],
 }
-_TWO = {"prompt": "A lighthouse.", "images": [{"name": "a.png", "data": PIXEL}, {"name": "b.png", "data": PIXEL}]}
+_TWO = {"prompt": "A lighthouse.", "images": [{"name": "a.png", "data": PICTURE}, {"name": "b.png", "data": PICTURE}]}
 _SCORED = {
     "model": "lite",
     "prompts": [{"prompt": "A lighthouse at sunset.", "truncated": False}],
