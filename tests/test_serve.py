@@ -264,7 +264,7 @@ def test_limits_of_an_image_are_the_services_own() -> None:
         ({"content": b'{"prompt": ', "headers": {"Content-Type": "application/json"}}, "bad_json", "JSON"),
         ({"content": b"\xff\xfe", "headers": {"Content-Type": "application/json"}}, "bad_json", "JSON"),
         ({"content": b"[" * 5000, "headers": {"Content-Type": "application/json"}}, "bad_json", "JSON"),
-        ({"content": b"[{}" + b",{}" * MAX_VALUES + b"]", "headers": {"Content-Type": "application/json"}}, "invalid", "values"),
+        ({"content": b"[{}" + b",{}" * (4 * MAX_VALUES) + b"]", "headers": {"Content-Type": "application/json"}}, "invalid", "values"),
         ({"content": b'{"prompt":"\\ud800","images":[]}', "headers": {"Content-Type": "application/json"}}, "bad_json", "JSON"),
         ({"content": b"x"}, "unsupported_media_type", "application/json"),
         ({"content": b"x", "headers": {"Content-Type": "application/x-www-form-urlencoded"}}, "unsupported_media_type", "json"),

@@ -1,7 +1,8 @@
 """Dynamic batching: images of whatever requests are here go to the model together, none waiting longer than it must.
 
 A batch begins as soon as a replica of the model is free and has `max_batch` images, or nothing more is being prepared,
-or the oldest image has waited `max_wait` seconds. While the model works, images gather for the next batch.
+or the oldest image has waited long enough: `max_wait` seconds, or a tenth of the time it has been here, so that under
+load, when all wait for long anyway, batches are full. While the model works, images gather for the next batch.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from humanpref.serve.errors import RequestError
 
 logger = logging.getLogger(__name__)
 
+PATIENCE = 0.1
+"""The share of the time it has been here that an image may wait for others."""
+
 Observe = Callable[[int, float, float], None]
 """Told of every batch: images in it, seconds the model took, seconds the oldest image had waited."""
 
@@ -31,6 +35,7 @@ class _Waiting:
     prepared: Any
     prompt: str
     arrived: float
+    until: float
     done: asyncio.Future[float]
 
 
@@ -86,9 +91,14 @@ class Batcher:
         if not self.preparing:
             self._kick()
 
-    async def score(self, prepared: Any, prompt: str) -> float:
-        """Score one prepared image in the next batch that has room. Raises `RequestError` if the model fails."""
-        waiting = _Waiting(prepared, prompt, time.monotonic(), asyncio.get_running_loop().create_future())
+    async def score(self, prepared: Any, prompt: str, began: float | None = None) -> float:
+        """Score one prepared image in the next batch that has room. Raises `RequestError` if the model fails.
+
+        `began`: when the image came to the service, on `time.monotonic`'s clock.
+        """
+        now = time.monotonic()
+        until = now + max(self._max_wait, PATIENCE * (now - (began or now)))
+        waiting = _Waiting(prepared, prompt, now, until, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._kick()
         return await waiting.done
@@ -121,7 +131,7 @@ class Batcher:
             event.clear()
             await event.wait()
         while self._waiting and len(self._waiting) < self.max_batch and self.preparing:
-            left = self._waiting[0].arrived + self._max_wait - time.monotonic()
+            left = self._waiting[0].until - time.monotonic()
             if left <= 0:
                 break
             event.clear()

@@ -73,7 +73,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         with self._admission.request():
-            await self._serve(_Exchange(scope, receive, send, self._config), scope)
+            await self._serve(_Exchange(scope, receive, send), scope)
 
     async def _serve(self, exchange: _Exchange, scope: Scope) -> None:
         began = time.monotonic()
@@ -181,11 +181,10 @@ class Guard:
 class _Exchange:
     """One request's `receive` and `send`, with what has happened on them."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, config: ServeConfig) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         self._receive = receive
         self._send = send
-        self._patience = config.idle_seconds
         self._expects = "expect" in headers
         self.body_read = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
         self.status: int | None = None
@@ -204,11 +203,7 @@ class _Exchange:
                 headers.setdefault(name, value)
             if not self.body_read:  # nobody will: what still comes is not to keep the connection
                 headers["Connection"] = "close"
-        try:
-            with anyio.fail_after(self._patience):
-                await self._send(message)
-        except TimeoutError:
-            raise _GoneError from None
+        await self._send(message)
 
     async def discard(self) -> None:
         """Read the rest of a body and throw it away, for a while: who is still sending does not read."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -154,6 +155,7 @@ class Engine:
 
     async def judge(self, model: ServedModel, source: Source, prompt: str) -> float | RequestError:
         """Decode, prepare and score one image -> its score, or why there is none."""
+        began = time.monotonic()
         try:
             content = await self._fetch(source)
             async with self._ahead[model.name]:
@@ -164,7 +166,7 @@ class Engine:
                     )
                 finally:
                     model.batcher.end()
-                score = await model.batcher.score(prepared, prompt)
+                score = await model.batcher.score(prepared, prompt, began)
         except RequestError as error:
             self.metrics.images.labels(model.name, error.code).inc()
             return error

@@ -30,14 +30,17 @@ LEAST_DRAIN = 0.5
 
 
 class PatientProtocol(H11Protocol):
-    """uvicorn's protocol with an end to its patience: a head must be there in time, also on a kept connection.
+    """uvicorn's protocol with an end to its patience: a head must be there in time, also on a kept connection,
+    and answers must be read.
 
     Connections over the limit are answered 503 and closed; what is no HTTP is answered in our errors' shape.
     """
 
     header_seconds: ClassVar[float] = 10.0
+    reader_seconds: ClassVar[float] = 10.0
     max_connections: ClassVar[int] = 1000
     _head: asyncio.TimerHandle | None = None
+    _reader: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a head."""
@@ -56,9 +59,24 @@ class PatientProtocol(H11Protocol):
         elif self._head is None:
             self._wait_for_head()
 
+    def pause_writing(self) -> None:
+        """The client does not read its answer: wait for a while, then let it go."""
+        super().pause_writing()
+        if self._reader is None:
+            self._reader = self.loop.call_later(self.reader_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It reads."""
+        super().resume_writing()
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
+
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the clock."""
+        """Forget the clocks."""
         self._stop_waiting()
+        if self._reader is not None:
+            self._reader.cancel()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
@@ -145,6 +163,7 @@ def make_server(app: FastAPI, config: ServeConfig, *, log_level: str = "warning"
 
     class Protocol(PatientProtocol):
         header_seconds = config.header_seconds
+        reader_seconds = config.idle_seconds
         max_connections = config.max_connections
 
     settings = uvicorn.Config(
