@@ -42,14 +42,15 @@ async function models() {
 
 function card(result, file, first) {
   const item = make("li", "", first ? "first" : "");
-  const image = make("img");
-  image.src = URL.createObjectURL(file);
-  addresses.push(image.src);
-  image.alt = file.name;
   const text = make("div");
   if (result.error) {
     text.append(make("div", result.error.message, "bad"));
   } else {
+    const image = make("img");
+    image.src = URL.createObjectURL(file);
+    addresses.push(image.src);
+    image.alt = file.name;
+    item.append(image);
     text.append(make("div", `${result.rank}. score ${result.score.toFixed(4)}`, "rank"));
     if (result.win_probability !== null) {
       const chance = `${(100 * result.win_probability).toFixed(1)} %`;
@@ -60,7 +61,7 @@ function card(result, file, first) {
     }
   }
   text.append(make("div", file.name, "name"));
-  item.append(image, text);
+  item.append(text);
   return item;
 }
 
