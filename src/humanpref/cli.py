@@ -33,6 +33,7 @@ from humanpref.cli_options import (
     load,
 )
 from humanpref.cli_prompts import prompts_app
+from humanpref.cli_serve import serve_command
 from humanpref.cli_train import push_command, train_command
 from humanpref.data.sources import DATASETS
 from humanpref.errors import HumanprefError, ScoreError, UnknownNameError
@@ -60,6 +61,7 @@ app.command("evaluate")(evaluate_command)
 app.command("generate")(generate_command)
 app.command("train")(train_command)
 app.command("push")(push_command)
+app.command("serve")(serve_command)
 
 
 def _complete_download(incomplete: str) -> list[str]:

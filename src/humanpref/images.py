@@ -93,12 +93,12 @@ def is_url(text: str) -> bool:
     return re.match(r"^[A-Za-z][A-Za-z0-9+.-]+://", text) is not None
 
 
-def decode_image(content: bytes, name: str) -> Image.Image:
+def decode_image(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode an image file's bytes, checked and converted as `open_image` does. Raises `ImageError`, which says
-    `name`."""
+    `name`; also for more than `max_pixels` pixels, before any is decoded."""
     if not content:
         raise ImageError(f"{name}: the file is empty")
-    return _decode(BytesIO(content), name)
+    return _decode(BytesIO(content), name, max_pixels)
 
 
 def expand_sources(words: Iterable[str], *, allow_url: bool = False) -> list[Path | RemoteImage]:
@@ -181,16 +181,16 @@ def _fetch(url: str) -> bytes:
     return bytes(content)
 
 
-def _decode(file: object, name: str) -> Image.Image:
+def _decode(file: object, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     try:
         with Image.open(file, formats=_decoders()) as image:  # type: ignore[arg-type]  # any binary file
-            _check_size(image.size, name)
+            _check_size(image.size, name, max_pixels)
             image.load()
             return _to_rgb(image, name)
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not an image, or of a kind that cannot be read") from None
     except Image.DecompressionBombError:
-        raise ImageError(f"{name}: far too many pixels; shrink it to under {MAX_PIXELS:,} pixels") from None
+        raise ImageError(f"{name}: far too many pixels; shrink it to under {max_pixels:,} pixels") from None
     except ImageError:
         raise
     except Exception as error:  # what a damaged file makes a decoder raise: almost anything
@@ -220,12 +220,12 @@ def _from_memory(image: Image.Image) -> Image.Image:
         raise ImageError(f"image in memory: damaged, closed or incomplete ({error})") from None
 
 
-def _check_size(size: tuple[int, int], name: str) -> None:
+def _check_size(size: tuple[int, int], name: str, max_pixels: int = MAX_PIXELS) -> None:
     width, height = size
     if width < 1 or height < 1:
         raise ImageError(f"{name}: the image is empty ({width}x{height} pixels)")
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{name}: {width}x{height} is over {MAX_PIXELS:,} pixels; shrink the image first")
+    if width * height > max_pixels:
+        raise ImageError(f"{name}: {width}x{height} is over {max_pixels:,} pixels; shrink the image first")
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:

@@ -60,7 +60,7 @@ def score(
         truncated=scorer.truncated(prompt),
         results=tuple(ScoredImage(*item, r, p) for item, r, p in zip(good, ranks, chances, strict=True)),
         failures=tuple(failures),
-        notes=_notes(scorer, prompt),
+        notes=prompt_notes(scorer, prompt),
     )
 
 
@@ -110,7 +110,8 @@ def compare(
     )
 
 
-def _notes(scorer: Scorer, prompt: str) -> tuple[str, ...]:
+def prompt_notes(scorer: Scorer, prompt: str) -> tuple[str, ...]:
+    """Say what a person should know of a prompt's scores: not read, empty, or cut."""
     notes = []
     if not scorer.spec.reads_prompt:
         notes.append(f"{scorer.spec.name} does not read the prompt: it judges the pictures alone")

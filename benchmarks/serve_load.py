@@ -1,0 +1,204 @@
+"""python benchmarks/serve_load.py [--clients 64] [--seconds 10] [--rounds 3] [--requests 20000] [--size 512]
+
+How much of a model's speed is left behind HTTP. In turns, `--rounds` times: the model alone (`score_each` on the files,
+in a process of its own) and the service (`humanpref serve`, one process) with so many clients at once, each sending one
+JPEG image again and again over a kept connection from this process. Prints images per second and their ratio;
+percentiles of how long an answer took; the processor time of an image in either process and its ratio, which other work
+on the machine disturbs less; and how the server's memory grew over `--requests` further requests. The clients share the
+machine with the server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+from PIL import Image
+
+ALONE = """
+import sys, time
+from humanpref import load_scorer
+scorer = load_scorer({model!r}, **{options!r})
+paths = sys.argv[2:]
+list(scorer.score_each(paths, "warm up"))
+began, used, done = time.perf_counter(), time.process_time(), 0
+while time.perf_counter() - began < float(sys.argv[1]):
+    done += len(list(scorer.score_each(paths * 4, "a lighthouse")))
+print(done / (time.perf_counter() - began), (time.process_time() - used) / done)
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=20_000)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--model", default="lite")
+    parser.add_argument("--weights")
+    parser.add_argument("--arch")
+    options = parser.parse_args()
+    shape = f"{options.size}x{options.size}"
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before; {options.model}, {shape} JPEG")
+    own = {name: getattr(options, name) for name in ("weights", "arch") if getattr(options, name)}
+    extra = [word for name, value in own.items() for word in (f"--{name}", value)]
+    with tempfile.TemporaryDirectory() as temporary:
+        paths = draw(Path(temporary), options.size)
+        requests = [request(path) for path in paths]
+        run = [sys.executable, "-m", "humanpref.cli", "serve", "--model", options.model, *extra, "--port", "0"]
+        server = subprocess.Popen(run, stderr=subprocess.PIPE, text=True)
+        try:
+            url = address(server)
+            port = int(url.rpartition(":")[2])
+            asyncio.run(crowd(port, requests, options.clients, seconds=2))  # warm
+            ratios, efforts, took = [], [], []
+            for number in range(options.rounds):
+                code = ALONE.format(model=options.model, options=own)
+                alone = subprocess.run(
+                    [sys.executable, "-c", code, str(options.seconds), *map(str, paths)],
+                    capture_output=True, text=True, check=True,
+                )  # fmt: skip
+                rate, effort = map(float, alone.stdout.split())
+                before = gauge(url, "process_cpu_seconds_total")
+                times = asyncio.run(crowd(port, requests, options.clients, seconds=options.seconds))
+                used = (gauge(url, "process_cpu_seconds_total") - before) / len(times)
+                served = len(times) / options.seconds
+                ratios.append(served / rate)
+                efforts.append(effort / used)
+                took += times
+                print(
+                    f"round {number + 1}: alone {rate:.1f} images/s, served {served:.1f}, ratio {ratios[-1]:.3f}; "
+                    f"processor time {1000 * effort:.2f} and {1000 * used:.2f} ms an image, ratio {efforts[-1]:.3f}"
+                )
+            p50, p95, p99 = np.percentile(took, (50, 95, 99)) * 1000
+            speed, effort = statistics.median(ratios), statistics.median(efforts)
+            print(f"median of {options.rounds}: {speed:.3f} of the speed, {effort:.3f} by processor time")
+            print(f"{options.clients} clients: p50 {p50:.0f} ms  p95 {p95:.0f} ms  p99 {p99:.0f} ms")
+            print(batches(url))
+            if options.requests:
+                grow(url, port, Path(temporary) / "small", options.clients, options.requests)
+        finally:
+            server.send_signal(signal.SIGTERM)
+            print(f"exit status after SIGTERM: {server.wait(30)}; load {os.getloadavg()[0]:.1f} after")
+
+
+def grow(url: str, port: int, folder: Path, clients: int, count: int) -> None:
+    """Send many small requests and print what they did to the server's memory."""
+    small = [request(path) for path in draw(folder, 64)]
+    asyncio.run(crowd(port, small, clients, count=2000))
+    before = memory(url)
+    times = asyncio.run(crowd(port, small, clients, count=count))
+    after = memory(url)
+    print(
+        f"{len(times)} requests of 64x64: {len(times) / times_span(times, clients):.0f}/s; "
+        f"memory {before:.1f} MiB before, {after:.1f} after: {after - before:+.1f} MiB"
+    )
+
+
+def times_span(times: list[float], clients: int) -> float:
+    """All clients are always waiting for an answer: what they waited in all, divided among them."""
+    return sum(times) / clients
+
+
+def draw(folder: Path, size: int) -> list[Path]:
+    """Sixteen pictures with edges and noise, as JPEG."""
+    folder.mkdir(exist_ok=True)
+    found = []
+    for seed in range(16):
+        random = np.random.default_rng(seed)
+        coarse = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((size, size))
+        noise = random.integers(-12, 13, (size, size, 3))
+        picture = Image.fromarray(np.clip(np.asarray(coarse).astype(int) + noise, 0, 255).astype(np.uint8))
+        path = folder / f"{seed:02}.jpg"
+        picture.save(path, quality=90)
+        found.append(path)
+    return found
+
+
+def request(path: Path) -> bytes:
+    """A whole HTTP request: making it anew each time would be work of the clients, on the server's cores."""
+    image = {"data": base64.b64encode(path.read_bytes()).decode(), "name": path.name}
+    body = json.dumps({"prompt": "a lighthouse", "images": [image]}).encode()
+    head = "POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def address(server: subprocess.Popen[str]) -> str:
+    assert server.stderr is not None
+    for line in server.stderr:
+        if found := re.search(r"at (http://\S+);", line):
+            url = found[1]
+            for _ in range(600):
+                try:
+                    httpx.get(f"{url}/readyz").raise_for_status()
+                    return url
+                except httpx.HTTPError:
+                    time.sleep(0.1)
+    raise SystemExit("the server did not start")
+
+
+async def crowd(
+    port: int, requests: list[bytes], clients: int, *, seconds: float = 1e9, count: int = 10**9
+) -> list[float]:
+    """Send requests until the time is over or so many are answered -> how long each took."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    left = count
+
+    async def one(number: int) -> None:
+        nonlocal left
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while time.perf_counter() < end and left > 0:
+            left -= 1
+            began = time.perf_counter()
+            writer.write(requests[number % len(requests)])
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+            assert length is not None
+            answer = await reader.readexactly(int(length[1]))
+            if not head.startswith(b"HTTP/1.1 200") or b'"error":null' not in answer:
+                raise SystemExit(f"{head!r} {answer!r}")
+            times.append(time.perf_counter() - began)
+            number += 1
+        writer.close()
+
+    await asyncio.gather(*map(one, range(clients)))
+    return times
+
+
+def memory(url: str) -> float:
+    """The server's resident memory in MiB."""
+    return gauge(url, "process_resident_memory_bytes") / 2**20
+
+
+def gauge(url: str, name: str) -> float:
+    found = re.search(rf"^{name} (\S+)", httpx.get(f"{url}/metrics").text, re.MULTILINE)
+    assert found is not None
+    return float(found[1])
+
+
+def batches(url: str) -> str:
+    text = httpx.get(f"{url}/metrics").text
+    total, number = (
+        float(re.search(rf"^humanpref_batch_images_{end}\S* (\S+)", text, re.MULTILINE)[1]) for end in ("sum", "count")
+    )
+    return f"batches: {number:.0f}, {total / number:.1f} images on average"
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True)
+    main()

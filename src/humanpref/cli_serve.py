@@ -1,0 +1,108 @@
+"""The command `humanpref serve`: scorers as an HTTP service."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from humanpref.cli_options import PrecisionName, PrecisionOption, Resize, ResizeOption
+from humanpref.cli_scorers import ArchByScorer, ModelsOption, WeightsByScorer, by_scorer, scorer_options
+from humanpref.errors import MissingExtraError, ScoreError
+from humanpref.scorers import DEFAULT_SCORER, SPECS, get_spec
+from humanpref.serve.config import MIB, ServeConfig
+from humanpref.terminal import say
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+DevicesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device", metavar="[NAME=]DEVICE", help="auto, cpu, cuda or cuda:N; cuda:0,cuda:1: a replica on each."
+    ),
+]
+
+
+def serve_command(
+    model: ModelsOption = None,
+    weights: WeightsByScorer = None,
+    arch: ArchByScorer = None,
+    resize: ResizeOption = Resize.antialias,
+    precision: PrecisionOption = PrecisionName.auto,
+    device: DevicesOption = None,
+    host: Annotated[str, typer.Option(help="0.0.0.0: from other machines, behind a TLS proxy.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
+    api_keys: Annotated[
+        Path | None, typer.Option(help="A file of API keys, one a line; else HUMANPREF_API_KEYS; else none is needed.")
+    ] = None,
+    allow_url: Annotated[
+        bool, typer.Option("--allow-url", help="Fetch images by URL, from public addresses only.")
+    ] = False,
+    max_batch: Annotated[int, typer.Option(min=0, help="Most images at once to a model; 0: what suits it.")] = 0,
+    max_wait_ms: Annotated[float, typer.Option(help="Longest time that a free model waits for more.")] = 5.0,
+    max_queue: Annotated[int, typer.Option(help="Images that may wait; more are refused (429).")] = 1024,
+    max_images: Annotated[int, typer.Option(help="Of one request.")] = 64,
+    max_body_mib: Annotated[float, typer.Option(help="Of one request.")] = 64,
+    max_image_mib: Annotated[float, typer.Option(help="Of one image file.")] = 20,
+    max_pixels: Annotated[int, typer.Option(help="Of one image.")] = ServeConfig.max_pixels,
+    threads: Annotated[int, typer.Option(min=0, help="That decode images; 0: one per core, at most 8.")] = 0,
+    drain_seconds: Annotated[float, typer.Option(help="Longest time to answer what is there when stopped.")] = 30.0,
+) -> None:
+    """Score images over HTTP: one process, several scorers, requests batched together."""
+    config = ServeConfig(
+        max_batch=max_batch,
+        max_wait_ms=max_wait_ms,
+        max_queue=max_queue,
+        max_images=max_images,
+        max_body_bytes=int(max_body_mib * MIB),
+        max_pending_bytes=max(ServeConfig.max_pending_bytes, int(max_body_mib * MIB)),
+        max_image_bytes=int(max_image_mib * MIB),
+        max_pixels=max_pixels,
+        threads=threads,
+        drain_seconds=drain_seconds,
+        allow_url=allow_url,
+    )
+    names = [name for word in model or (DEFAULT_SCORER,) for name in word.split(",")]
+    for name in names:
+        get_spec(name)
+    files, archs = by_scorer(weights, names, "--weights"), by_scorer(arch, names, "--arch")
+    places = _devices(device, names)
+    for name in names:
+        scorer_options(name, names, archs.get(name), resize, precision, places[name][0])
+    try:
+        from humanpref.serve.keys import read_keys
+        from humanpref.serve.models import ModelOptions
+        from humanpref.serve.server import serve
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f'serving needs {error.name}: pip install "humanpref[serve]"') from None
+    options = []
+    for name in names:
+        own = [scorer_options(name, names, archs.get(name), resize, precision, place) for place in places[name]]
+        own_arch, own_resize, own_precision, _ = own[0]
+        devices = tuple(dict.fromkeys(place for *_, place in own))
+        options.append(ModelOptions(name, files.get(name), own_arch, own_resize.value, own_precision.value, devices))
+    keys = read_keys(api_keys)
+    if not keys and host not in LOOPBACK:
+        say(f"anybody who reaches {host}:{port} may use it: no API keys are set (--api-keys)")
+    logging.basicConfig(format="humanpref: %(message)s", level=logging.INFO)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+    def ready(url: str) -> None:
+        say(f"{', '.join(names)} at {url}; stop with Ctrl-C")
+
+    serve(options, host, port, config=config, keys=keys, on_ready=ready)
+
+
+def _devices(values: list[str] | None, names: list[str]) -> dict[str, tuple[str, ...]]:
+    """Read `[NAME=]DEVICE[,DEVICE...]` -> each scorer's devices; without a name it is meant for all."""
+    found: dict[str, tuple[str, ...]] = {}
+    for value in values or ():
+        name, equals, rest = value.partition("=")
+        if equals and name not in names:
+            what = "not among the scorers to serve" if name in SPECS else "no scorer to serve"
+            raise ScoreError(f"--device {value}: {name} is {what}")
+        for one in [name] if equals else [n for n in names if n not in found]:
+            found[one] = tuple((rest if equals else value).split(","))
+    return {name: found.get(name, ("auto",)) for name in names}

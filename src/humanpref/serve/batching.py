@@ -1,0 +1,160 @@
+"""Dynamic batching: images of whatever requests are here go to the model together, none waiting longer than it must.
+
+A batch begins as soon as a replica of the model is free and has `max_batch` images, or nothing more is being prepared,
+or the oldest image has waited long enough: `max_wait` seconds, or a tenth of the time it has been here, so that under
+load, when all wait for long anyway, batches are full. While the model works, images gather for the next batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from humanpref.errors import reason_of
+from humanpref.scorers.base import BatchScorer
+from humanpref.serve.errors import RequestError
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 0.1
+"""The share of the time it has been here that an image may wait for others."""
+
+Observe = Callable[[int, float, float], None]
+"""Told of every batch: images in it, seconds the model took, seconds the oldest image had waited."""
+
+
+@dataclass
+class _Waiting:
+    prepared: Any
+    prompt: str
+    arrived: float
+    until: float
+    done: asyncio.Future[float]
+
+
+class Batcher:
+    """The queue of one model before its replicas, each of which has a thread of its own. Used on one event loop."""
+
+    def __init__(
+        self,
+        replicas: Sequence[BatchScorer[Any]],
+        *,
+        max_batch: int = 0,
+        max_wait: float = 0.005,
+        observe: Observe = lambda *_: None,
+    ) -> None:
+        self.max_batch = max_batch or max(scorer.batch_size for scorer in replicas)
+        self.preparing = 0
+        self._replicas = tuple(replicas)
+        self._max_wait = max_wait
+        self._observe = observe
+        self._waiting: deque[_Waiting] = deque()
+        self._workers: list[asyncio.Task[None]] = []
+        self._threads: list[ThreadPoolExecutor] = []
+        self._kicked: set[asyncio.Event] = set()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def start(self) -> None:
+        """Begin to work; the event loop must be running."""
+        for scorer in self._replicas:
+            thread = ThreadPoolExecutor(1, thread_name_prefix=f"humanpref-{scorer.spec.name}")
+            self._threads.append(thread)
+            self._workers.append(asyncio.create_task(self._work(scorer, thread)))
+
+    async def stop(self) -> None:
+        """End the workers; what waits is cancelled."""
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+        for waiting in self._waiting:
+            waiting.done.cancel()
+        self._waiting.clear()
+        for thread in self._threads:
+            thread.shutdown(wait=False, cancel_futures=True)
+
+    def begin(self) -> None:
+        """Say that one more image is being prepared for this model."""
+        self.preparing += 1
+
+    def end(self) -> None:
+        """Say that one image is prepared, or will never be."""
+        self.preparing -= 1
+        if not self.preparing:
+            self._kick()
+
+    async def score(self, prepared: Any, prompt: str, began: float | None = None) -> float:
+        """Score one prepared image in the next batch that has room. Raises `RequestError` if the model fails.
+
+        `began`: when the image came to the service, on `time.monotonic`'s clock.
+        """
+        now = time.monotonic()
+        until = now + max(self._max_wait, PATIENCE * (now - (began or now)))
+        waiting = _Waiting(prepared, prompt, now, until, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        self._kick()
+        return await waiting.done
+
+    def _kick(self) -> None:
+        for event in self._kicked:
+            event.set()
+
+    async def _work(self, scorer: BatchScorer[Any], thread: ThreadPoolExecutor) -> None:
+        loop = asyncio.get_running_loop()
+        event = asyncio.Event()
+        self._kicked.add(event)
+        while True:
+            if not (batch := await self._next(event)):
+                continue
+            began = time.monotonic()
+            outcomes = await loop.run_in_executor(thread, _judge, scorer, batch)
+            self._observe(len(batch), time.monotonic() - began, began - batch[0].arrived)
+            for waiting, outcome in zip(batch, outcomes, strict=True):
+                if waiting.done.done():
+                    continue  # whoever asked has gone
+                if isinstance(outcome, RequestError):
+                    waiting.done.set_exception(outcome)
+                else:
+                    waiting.done.set_result(outcome)
+
+    async def _next(self, event: asyncio.Event) -> list[_Waiting]:
+        """Wait until a batch should begin -> its images, without those nobody waits for any more."""
+        while not self._waiting:
+            event.clear()
+            await event.wait()
+        while self._waiting and len(self._waiting) < self.max_batch and self.preparing:
+            left = self._waiting[0].until - time.monotonic()
+            if left <= 0:
+                break
+            event.clear()
+            timer = asyncio.get_running_loop().call_later(left, event.set)
+            await event.wait()
+            timer.cancel()
+        taken = [self._waiting.popleft() for _ in range(min(self.max_batch, len(self._waiting)))]
+        return [waiting for waiting in taken if not waiting.done.done()]
+
+
+def _judge(scorer: BatchScorer[Any], batch: Sequence[_Waiting]) -> list[float | RequestError]:
+    """Score a batch, in the replica's thread. Where that fails, one by one: others' images are not to suffer."""
+    try:
+        scores = scorer.score_prepared([one.prepared for one in batch], [one.prompt for one in batch])
+    except Exception as error:  # whatever a network raises: out of memory, a tokenizer's complaint
+        if len(batch) > 1:
+            logger.warning("%s failed on %d images, trying them singly", scorer.spec.name, len(batch), exc_info=error)
+            return [outcome for one in batch for outcome in _judge(scorer, [one])]
+        logger.exception("%s failed", scorer.spec.name, exc_info=error)
+        return [RequestError("model_failed", f"{scorer.spec.name} failed on this image ({reason_of(error)})")]
+    return [
+        score
+        if math.isfinite(score)
+        else RequestError("model_failed", f"{scorer.spec.name} returned {score}; its weights may be damaged")
+        for score in scores
+    ]

@@ -1,0 +1,214 @@
+"""What requests and answers look like: JSON with images in base64 or as URLs, or a multipart form with files."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from humanpref.serve.errors import RequestError
+
+MAX_PROMPT = 20_000
+MAX_NAME = 300
+MAX_VALUES = 100_000
+"""Most values in a JSON body: one of many tiny values would fill memory."""
+SMALL = 2**20
+"""A body of fewer bytes cannot."""
+
+Prompt = Annotated[str, Field(max_length=MAX_PROMPT)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class ImageBody(_Body):
+    """An image: either `data`, its file in base64 (or a data: URL), or `url`, where the server allows it."""
+
+    data: str | None = None
+    url: str | None = Field(None, max_length=4000)
+    name: str | None = Field(None, max_length=MAX_NAME, description="What it is called in the answer.")
+
+
+class ScoreBody(_Body):
+    """Images and the prompt they were made for: one `prompt` for all, or `prompts`, one per image."""
+
+    model: str | None = Field(None, max_length=MAX_NAME, description="See /v1/models; the server's first by default.")
+    images: list[ImageBody] = Field(fail_fast=True)
+    prompt: Prompt | None = None
+    prompts: list[Prompt] | None = Field(None, fail_fast=True)
+
+
+class CompareBody(_Body):
+    """At least two images of one prompt."""
+
+    model: str | None = Field(None, max_length=MAX_NAME)
+    images: list[ImageBody] = Field(fail_fast=True)
+    prompt: Prompt
+
+
+class ErrorDetail(BaseModel):
+    """What is wrong; `image` is counted from 0."""
+
+    code: str
+    message: str
+    image: int | None = None
+
+
+class ErrorBody(BaseModel):
+    """Every refusal looks like this."""
+
+    error: ErrorDetail
+
+
+class PromptAnswer(BaseModel):
+    """A prompt, and whether the model read only its beginning."""
+
+    prompt: str
+    truncated: bool
+
+
+class ImageAnswer(BaseModel):
+    """One image, in the order of the request: a score on the model's published scale, or why there is none.
+
+    `rank` (1 = best) and `win_probability` (P(preferred to the mean other image)) are among the images of its prompt.
+    """
+
+    image: str | int = Field(description="Its name, or its index where it has none.")
+    index: int
+    prompt: int = Field(description="Which of `prompts`.")
+    score: float | None = None
+    rank: int | None = None
+    win_probability: float | None = None
+    error: ErrorDetail | None = None
+
+
+class ScoreAnswer(BaseModel):
+    """Scores: one result for every image of the request."""
+
+    model: str
+    prompts: list[PromptAnswer]
+    results: list[ImageAnswer]
+    notes: list[str]
+
+
+class CompareAnswer(BaseModel):
+    """`probabilities[i][j]` = P(image i preferred to image j); 0.5 on the diagonal."""
+
+    model: str
+    prompt: str
+    truncated: bool
+    images: list[str | int]
+    scores: list[float]
+    probabilities: list[list[float]]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image as it was sent: `content` its bytes, or `data` in base64, or a `url`."""
+
+    index: int
+    name: str | int
+    content: bytes | None = None
+    data: str | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """A request that makes sense: as many `prompts` as `sources`; `distinct` has each once."""
+
+    model: str | None
+    sources: tuple[Source, ...]
+    prompts: tuple[str, ...]
+    distinct: tuple[str, ...]
+
+
+def read_json(content: bytes, shape: type[ScoreBody] | type[CompareBody]) -> ScoreRequest:
+    """Read a JSON body. Raises `RequestError`: 400 for what is no JSON, 422 for what does not fit, naming the place."""
+    if len(content) > SMALL and sum(content.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
+        raise RequestError("invalid", f"the body holds over {MAX_VALUES:,} values")
+    try:
+        body = shape.model_validate_json(content)
+    except ValidationError as error:
+        raise _explain(error) from None
+    sources = tuple(
+        Source(i, image.name if image.name is not None else i, data=image.data, url=image.url)
+        for i, image in enumerate(body.images)
+    )
+    for source in sources:
+        if (source.data is None) == (source.url is None):
+            raise RequestError("invalid", "an image has either data or url", image=source.index)
+    return _request(body.model, sources, body.prompt, getattr(body, "prompts", None))
+
+
+async def read_form(content: bytes, headers: Headers, *, max_images: int) -> ScoreRequest:
+    """Read a multipart form: files `image`, texts `prompt` (one, or one per image), `model`. Raises `RequestError`."""
+
+    async def once() -> AsyncGenerator[bytes, None]:
+        yield content
+
+    parser = MultiPartParser(
+        headers, once(), max_files=max_images + 1, max_fields=max_images + 2, max_part_size=4 * MAX_PROMPT
+    )
+    parser.spool_max_size = len(content) + 1  # in memory as the body is, never on the disk
+    try:
+        form = await parser.parse()
+        _, options = parse_options_header(headers["content-type"])
+        if b"--%b--" % options[b"boundary"] not in content:  # the parser would leave out what was cut off
+            raise RequestError("bad_request", "multipart: the form is incomplete")
+    except (MultiPartException, KeyError, ValueError) as error:
+        message = getattr(error, "message", None) or "the form cannot be read"
+        code = "too_many_images" if "Too many files" in message else "bad_request"
+        raise RequestError(code, f"multipart: {message}") from None
+    sources: list[Source] = []
+    texts: dict[str, list[str]] = {"prompt": [], "model": []}
+    for name, value in form.multi_items():
+        if name == "image" and isinstance(value, UploadFile):
+            called = (value.filename or "")[:MAX_NAME] or len(sources)
+            sources.append(Source(len(sources), called, content=await value.read()))
+        elif name in texts and isinstance(value, str):
+            texts[name].append(value)
+        else:
+            raise RequestError("invalid", f"multipart: no part {name[:80]!r} here: files image, texts prompt and model")
+    if len(texts["model"]) > 1:
+        raise RequestError("invalid", "multipart: model is given twice")
+    if any(len(prompt) > MAX_PROMPT for prompt in texts["prompt"]):
+        raise RequestError("invalid", f"prompt: over {MAX_PROMPT:,} characters")
+    one = texts["prompt"][0] if len(texts["prompt"]) == 1 else None
+    model = texts["model"][0] if texts["model"] else None
+    return _request(model, tuple(sources), one, None if one is not None else texts["prompt"] or None)
+
+
+def _request(
+    model: str | None, sources: tuple[Source, ...], prompt: str | None, prompts: Sequence[str] | None
+) -> ScoreRequest:
+    if (prompt is None) == (prompts is None):
+        raise RequestError("invalid", "give either prompt, one for all images, or prompts, one per image")
+    texts = tuple(prompts) if prompts is not None else (prompt or "",) * len(sources)
+    if len(texts) != len(sources):
+        raise RequestError("invalid", f"{len(sources)} images but {len(texts)} prompts; give one, or one per image")
+    distinct = tuple(dict.fromkeys(texts)) if prompt is None else (prompt,)
+    return ScoreRequest(model, sources, texts, distinct)
+
+
+def _explain(error: ValidationError) -> RequestError:
+    first, *others = error.errors(include_url=False, include_input=False, include_context=False)
+    place = [part for part in first["loc"] if part != "body"]
+    if first["type"] == "json_invalid":
+        return RequestError("bad_json", f"the body is no JSON ({first['msg'].removeprefix('Invalid JSON: ')})")
+    image = place[1] if len(place) > 1 and place[0] == "images" and isinstance(place[1], int) else None
+    where = ".".join(str(part)[:80] for part in place) or "the body"
+    more = f" (and {len(others)} more)" if others else ""
+    return RequestError("invalid", f"{where}: {first['msg']}{more}", image=image)
+
+
+def error_of(error: RequestError, index: int) -> dict[str, Any]:
+    """The error of one image in an answer."""
+    return {"code": error.code, "message": str(error), "image": index}

@@ -1,0 +1,216 @@
+"""The scorers of a service: loaded once, each with its queue; images become scores here."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from humanpref.errors import ImageError, ScoreError, WeightsError
+from humanpref.images import decode_image
+from humanpref.scorers import DEFAULT_SCORER, Precision, load_scorer
+from humanpref.scorers.base import BatchScorer
+from humanpref.serve.batching import Batcher
+from humanpref.serve.bodies import Source
+from humanpref.serve.config import ServeConfig
+from humanpref.serve.errors import RequestError, ServeError
+from humanpref.serve.fetch import Fetcher
+from humanpref.serve.metrics import Metrics
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """A scorer to serve, as `load_scorer` takes it; one replica on each of `devices`."""
+
+    name: str = DEFAULT_SCORER
+    weights: str | Path | None = None
+    arch: str | Path | None = None
+    resize: Any = "antialias"
+    precision: Precision = "auto"
+    devices: tuple[str, ...] = ("auto",)
+
+
+@dataclass
+class ServedModel:
+    """A scorer (its replicas are alike) and the queue before it."""
+
+    name: str
+    replicas: tuple[BatchScorer[Any], ...]
+    devices: tuple[str, ...] = ("auto",)
+    batcher: Batcher = field(init=False)
+
+    @property
+    def scorer(self) -> BatchScorer[Any]:
+        """The first replica: what they share, one answers."""
+        return self.replicas[0]
+
+    @cached_property
+    def identity(self) -> str | None:
+        """What scores depend on (`Scorer.identity`); None where that is not known. May read the whole weights file."""
+        try:
+            return self.scorer.identity
+        except (ScoreError, WeightsError):
+            return None
+
+    def plain(self) -> dict[str, Any]:
+        """What /v1/models says of it."""
+        spec = self.scorer.spec
+        return {
+            "name": self.name,
+            "summary": spec.summary,
+            "licence": spec.licence,
+            "scale": spec.scale,
+            "reads_prompt": spec.reads_prompt,
+            "tokens": spec.tokens if spec.reads_prompt else None,
+            "logit_scale": self.scorer.logit_scale,
+            "max_batch": self.batcher.max_batch,
+            "devices": [str(getattr(replica, "device", "cpu")) for replica in self.replicas],
+            "precision": getattr(self.scorer, "precision", "fp32"),
+            "identity": self.identity,
+        }
+
+
+def load_models(options: Sequence[ModelOptions]) -> dict[str, ServedModel]:
+    """Load every scorer once per device. Raises what `load_scorer` raises, `ServeError` for a name given twice."""
+    if not options:
+        raise ServeError("name at least one scorer (--model)")
+    found: dict[str, ServedModel] = {}
+    for one in options:
+        if one.name in found:
+            raise ServeError(
+                f"{one.name} is named twice; name each scorer once (--device NAME=cuda:0,cuda:1: replicas)"
+            )
+        replicas = []
+        for device in one.devices:
+            scorer = load_scorer(one.name, one.weights, one.arch, one.resize, one.precision, device)
+            if not isinstance(scorer, BatchScorer):
+                raise ServeError(f"{one.name} cannot be served: it prepares no images ahead")
+            replicas.append(scorer)
+        found[one.name] = ServedModel(one.name, tuple(replicas), one.devices)
+    return found
+
+
+class Engine:
+    """All models of a service and the threads that prepare images for them. Used on one event loop."""
+
+    def __init__(
+        self,
+        models: Mapping[str, ServedModel],
+        config: ServeConfig,
+        metrics: Metrics,
+        fetcher: Fetcher | None = None,
+    ) -> None:
+        self.models = dict(models)
+        self.config = config
+        self.metrics = metrics
+        self.fetcher = fetcher
+        self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="humanpref-prepare")
+        self._ahead: dict[str, asyncio.Semaphore] = {}
+
+    def start(self) -> None:
+        """Begin to work on the running event loop."""
+        for name, model in self.models.items():
+            model.batcher = Batcher(
+                model.replicas,
+                max_batch=self.config.max_batch,
+                max_wait=self.config.max_wait_ms / 1000,
+                observe=self.metrics.observe_batch(name),
+            )
+            model.batcher.start()
+            # what is prepared takes memory: no more of it than keeps threads and replicas busy
+            ahead = self.config.workers + (len(model.replicas) + 2) * model.batcher.max_batch
+            self._ahead[name] = asyncio.Semaphore(ahead)
+
+    async def stop(self) -> None:
+        """End the threads; what is not done is cancelled."""
+        for model in self.models.values():
+            await model.batcher.stop()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self.fetcher is not None:
+            await self.fetcher.close()
+
+    def get(self, name: str | None) -> ServedModel:
+        """Return a model; the first where none is named. Raises `RequestError`, which lists the names."""
+        if name is None:
+            return next(iter(self.models.values()))
+        if name not in self.models:
+            raise RequestError(
+                "unknown_model", f"no model is called {name!r} here; choose from: {', '.join(self.models)}"
+            )
+        return self.models[name]
+
+    async def truncated(self, model: ServedModel, prompts: Sequence[str]) -> list[bool]:
+        """Tell of each prompt whether the model reads only its beginning."""
+        if not model.scorer.spec.reads_prompt:
+            return [False] * len(prompts)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, lambda: [model.scorer.truncated(text) for text in prompts])
+
+    async def judge(self, model: ServedModel, source: Source, prompt: str) -> float | RequestError:
+        """Decode, prepare and score one image -> its score, or why there is none."""
+        began = time.monotonic()
+        try:
+            content = await self._fetch(source)
+            async with self._ahead[model.name]:
+                model.batcher.begin()
+                try:
+                    prepared = await asyncio.get_running_loop().run_in_executor(
+                        self._threads, self._prepare, model.scorer, source, content
+                    )
+                finally:
+                    model.batcher.end()
+                score = await model.batcher.score(prepared, prompt, began)
+        except RequestError as error:
+            self.metrics.images.labels(model.name, error.code).inc()
+            return error
+        self.metrics.images.labels(model.name, "scored").inc()
+        return score
+
+    async def _fetch(self, source: Source) -> bytes | None:
+        if source.url is None:
+            return source.content
+        if self.fetcher is None:
+            raise RequestError("url_not_allowed", "this server fetches no URLs (--allow-url); send the image itself")
+        return await self.fetcher.fetch(source.url)
+
+    def _prepare(self, scorer: BatchScorer[Any], source: Source, content: bytes | None) -> Any:
+        """In a thread. Raises `RequestError`."""
+        limit = self.config.max_image_bytes
+        if content is None:
+            content = decode_base64(source.data or "", limit)
+        if len(content) > limit:
+            raise RequestError("image_too_large", f"the image is over {limit:,} bytes")
+        name = str(source.name) if isinstance(source.name, str) else f"image {source.name}"
+        try:
+            picture = decode_image(content, name, max_pixels=self.config.max_pixels)
+        except ImageError as error:
+            raise RequestError("bad_image", str(error)) from None
+        except MemoryError:
+            raise RequestError("bad_image", f"{name}: does not fit into memory") from None
+        prepared = scorer.prepare(picture)
+        if isinstance(prepared, ImageError):
+            raise RequestError("bad_image", str(prepared))
+        return prepared
+
+
+def decode_base64(text: str, limit: int) -> bytes:
+    """Decode base64, also of a data: URL. Raises `RequestError`."""
+    if text.startswith("data:"):
+        head, _, text = text.partition(",")
+        if not head.endswith(";base64"):
+            raise RequestError("bad_image", "a data: URL must be base64")
+    if "\n" in text:  # as `base64` breaks its lines
+        text = "".join(text.split())
+    if len(text) > limit * 4 // 3 + 4:
+        raise RequestError("image_too_large", f"the image is over {limit:,} bytes")
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise RequestError("bad_image", "the data is not base64") from None

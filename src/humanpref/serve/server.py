@@ -1,0 +1,218 @@
+"""The process: binding its port, clients that dawdle over their head, and stopping without losing what was taken in."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import ClassVar
+
+import h11
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from humanpref.serve.app import Service, create_app
+from humanpref.serve.config import ServeConfig
+from humanpref.serve.errors import RequestError, ServeError
+from humanpref.serve.keys import ApiKeys
+from humanpref.serve.models import ModelOptions, load_models
+
+logger = logging.getLogger(__name__)
+
+LEAST_DRAIN = 0.5
+"""Seconds for which new requests are still answered (503) after the order to stop, so that balancers notice."""
+
+
+class PatientProtocol(H11Protocol):
+    """uvicorn's protocol with an end to its patience: a head must be there in time, also on a kept connection,
+    and answers must be read.
+
+    Connections over the limit are answered 503 and closed; what is no HTTP is answered in our errors' shape.
+    """
+
+    header_seconds: ClassVar[float] = 10.0
+    reader_seconds: ClassVar[float] = 10.0
+    max_connections: ClassVar[int] = 1000
+    _head: asyncio.TimerHandle | None = None
+    _reader: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a head."""
+        super().connection_made(transport)
+        if len(self.connections) > self.max_connections:
+            transport.write(_raw(RequestError("overloaded", "too many connections", retry_after=1)))
+            transport.close()
+            return
+        self._wait_for_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Take in bytes; the clock runs on while they make no whole head."""
+        super().data_received(data)
+        if self.transport.is_closing() or self.conn.their_state is not h11.IDLE:
+            self._stop_waiting()
+        elif self._head is None:
+            self._wait_for_head()
+
+    def pause_writing(self) -> None:
+        """The client does not read its answer: wait for a while, then let it go."""
+        super().pause_writing()
+        if self._reader is None:
+            self._reader = self.loop.call_later(self.reader_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It reads."""
+        super().resume_writing()
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the clocks."""
+        self._stop_waiting()
+        if self._reader is not None:
+            self._reader.cancel()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP."""
+        self._stop_waiting()
+        if not self.transport.is_closing():
+            self.transport.write(_raw(RequestError("bad_request", msg.rstrip(".").lower())))
+            self.transport.close()
+
+    def _wait_for_head(self) -> None:
+        self._head = self.loop.call_later(self.header_seconds, self._too_late)
+
+    def _stop_waiting(self) -> None:
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
+
+    def _too_late(self) -> None:
+        self._head = None
+        if not self.transport.is_closing():
+            self.transport.write(_raw(RequestError("body_too_slow", "the request did not come in time")))
+            self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """Told to stop, it goes on answering what it has taken in, and refuses what is new with 503, before it closes."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        self._drain: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """The first signal drains, the second ends it now. Neither is raised again: the exit status is 0."""
+        if self._service.admission.draining:
+            self.force_exit = self.should_exit = True
+            return
+        self._service.admission.draining = True
+        name = signal.Signals(sig).name
+        logger.info("%s: answering %d requests that are under way", name, self._service.admission.requests)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Begin to drain when told to, ten times a second."""
+        if self._service.admission.draining and self._drain is None:
+            self._drain = asyncio.create_task(self._drained())
+        return await super().on_tick(counter)
+
+    async def _drained(self) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while not self.should_exit:
+            passed = loop.time() - began
+            if passed > self._service.config.drain_seconds:
+                break
+            if passed > LEAST_DRAIN and not self._service.admission.requests:
+                break
+            await asyncio.sleep(0.02)
+        self.should_exit = True
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take the port, before anything heavy is loaded. Raises `ServeError` where that cannot be."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        taken = socket.socket(family, kind, protocol)
+        try:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            taken.bind(address)
+            taken.listen(0)  # two that are only bound could share a port
+        except OSError:
+            taken.close()
+            raise
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ServeError(f"port {port} on {host} is taken; choose another (--port)") from None
+        raise ServeError(f"{host}:{port} cannot be listened on ({error.strerror or error})") from None
+    return taken
+
+
+def make_server(app: FastAPI, config: ServeConfig, *, log_level: str = "warning") -> Server:
+    """Make the server of an application that `create_app` made."""
+
+    class Protocol(PatientProtocol):
+        header_seconds = config.header_seconds
+        reader_seconds = config.idle_seconds
+        max_connections = config.max_connections
+
+    settings = uvicorn.Config(
+        app,
+        http=Protocol,
+        ws="none",
+        access_log=False,
+        server_header=False,
+        log_level=log_level,
+        timeout_keep_alive=max(1, round(config.keep_alive_seconds)),
+        timeout_graceful_shutdown=2,
+        backlog=1024,
+    )
+    return Server(settings, app.state.service)
+
+
+def serve(
+    models: Sequence[ModelOptions],
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    *,
+    config: ServeConfig | None = None,
+    keys: ApiKeys | None = None,
+    on_ready: Callable[[str], None] = lambda _: None,
+    log_level: str = "warning",
+) -> None:
+    """Load models and serve them until a signal says to stop; then answer what was taken in, and return.
+
+    `port` 0 takes a free one; `on_ready` is told the address. Raises `ServeError` and what `load_scorer` raises.
+    """
+    config = config or ServeConfig()
+    taken = bind(host, port)
+    try:
+        app = create_app(load_models(models), config, keys)
+        name, number = taken.getsockname()[:2]
+        on_ready(f"http://{f'[{name}]' if ':' in name else name}:{number}")
+        server = make_server(app, config, log_level=log_level)
+        server.run(sockets=[taken])
+    finally:
+        taken.close()
+
+
+def _raw(error: RequestError) -> bytes:
+    """An answer outside of any request."""
+    body = json.dumps({"error": error.plain()}).encode()
+    head = f"HTTP/1.1 {error.status} {STATUS_TEXT.get(error.status, 'Error')}\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(body)}\r\nConnection: close\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in error.headers().items())
+    return head.encode() + b"\r\n" + body
+
+
+STATUS_TEXT = {400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable"}

@@ -1,0 +1,286 @@
+"""The client and the reward, against real services and servers that misbehave."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from humanpref import compare, load_scorer, rank
+from humanpref.cache import ScoreCache
+from humanpref.errors import ImageError, ScoreError, UnknownNameError
+from humanpref.images import RemoteImage
+from humanpref.scorers import Scorer
+from humanpref.scorers.cached import CachedScorer
+from humanpref.serve.client import Client, ClientError, UnauthorizedError, UnavailableError
+from humanpref.serve.config import ServeConfig
+from humanpref.serve.keys import ApiKeys
+from humanpref.serve.remote_reward import RemoteReward, as_pictures
+from tests.serving import Served, files_of, serving
+from tests.test_serve import SlowScorer, slow
+from tests.toys import picture
+
+
+@pytest.fixture(scope="module")
+def lite() -> Iterator[Served]:
+    with serving() as served:
+        yield served
+
+
+def test_a_client_is_a_scorer(lite: Served, tmp_path: Path) -> None:
+    here = load_scorer("lite")
+    paths = files_of(tmp_path, 9)
+    with Client(lite.url, batch=4) as client:
+        assert isinstance(client, Scorer)
+        assert (client.spec.name, client.logit_scale, client.identity) == ("lite", 1.0, here.identity)
+        torch.testing.assert_close(client.score(paths, "a cat"), here.score(paths, "a cat"))
+        assert client.score([], "a cat").shape == (0,)
+        one = client.score(str(paths[0]), "a cat")
+        assert one.dtype == torch.float32
+        assert one.shape == (1,)
+        a, b = rank(paths, "a cat", client), rank(paths, "a cat", here)
+        assert [r.image for r in a.results] == [r.image for r in b.results]
+        assert (a.notes, a.truncated) == (b.notes, b.truncated)
+        np.testing.assert_allclose(
+            compare(paths, "x", client).probabilities, compare(paths, "x", here).probabilities, atol=1e-6
+        )
+        np.testing.assert_allclose(client.compare(paths, "x"), compare(paths, "x", here).probabilities, atol=1e-6)
+
+
+def test_pictures_and_tensors_are_scored_as_they_are_here(lite: Served) -> None:
+    here = load_scorer("lite")
+    images = [
+        picture(64, 48, 1),
+        picture(50, 70, 2).convert("RGBA"),
+        torch.rand(3, 40, 50, generator=torch.manual_seed(0)),
+    ]
+    with Client(lite.url) as client:
+        torch.testing.assert_close(client.score(images, "x"), here.score(images, "x"))
+        with pytest.raises(ImageError, match="int is not an image"):
+            client.score([3], "x")  # type: ignore[list-item]
+
+
+def test_errors_of_images_stay_with_their_images(lite: Served, tmp_path: Path) -> None:
+    good, *_ = files_of(tmp_path, 1)
+    (bad := tmp_path / "bad.png").write_bytes(b"no image")
+    with Client(lite.url) as client:
+        found = list(client.score_each([good, bad, tmp_path / "gone.png", good], "x"))
+        assert isinstance(found[0], float)
+        assert found[0] == found[3]
+        assert isinstance(found[1], ImageError)
+        assert "bad.png: not an image" in str(found[1])
+        assert isinstance(found[2], ImageError)
+        assert "gone.png: cannot be read" in str(found[2])
+        with pytest.raises(ImageError, match=r"bad\.png"):
+            client.score([good, bad], "x")
+        assert all(isinstance(one, ImageError) for one in client.score_each([bad, "http://a.b/c.png"], "x"))
+        with pytest.raises(ScoreError, match="2 images but 1 prompts"):
+            client.score([good, good], ["x"])
+        with pytest.raises(ClientError, match="--allow-url") as caught:
+            client.score([RemoteImage("http://a.b/c.png")], "x")
+        assert (caught.value.code, caught.value.status) == ("url_not_allowed", 403)
+
+
+def test_prompts_that_are_cut_are_known() -> None:
+    with slow() as served, Client(served.url) as client:
+        assert client.truncated("x" * 31)
+        assert not client.truncated("x")
+        answer = client.ask([picture(), picture()], ["y" * 40, "z"])
+        assert answer.truncated == {"y" * 40: True, "z": False}
+        with pytest.raises(ScoreError, match="nothing to cache by"):
+            _ = client.identity
+
+
+def test_a_client_can_be_cached(lite: Served, tmp_path: Path) -> None:
+    paths = files_of(tmp_path, 3)
+    with Client(lite.url) as client, ScoreCache(tmp_path / "scores.sqlite") as cache:
+        first = CachedScorer(client, cache).score(paths, "x")
+        before = lite.metric("images_total", model="lite", outcome="scored")
+        torch.testing.assert_close(CachedScorer(load_scorer("lite"), cache).score(paths, "x"), first)
+        torch.testing.assert_close(CachedScorer(client, cache).score(paths, "x"), first)
+        assert lite.metric("images_total", model="lite", outcome="scored") == before
+
+
+def test_refusals_have_names(lite: Served) -> None:
+    with Client(lite.url, "nonsense") as client:
+        with pytest.raises(ClientError, match="choose from: lite") as caught:
+            client.score(picture(), "x")
+        assert caught.value.code == "unknown_model"
+        with pytest.raises(UnknownNameError, match="choose from: lite"):
+            _ = client.spec
+    with serving(keys=ApiKeys(["a-key-0123456789"])) as served:
+        with Client(served.url) as client, pytest.raises(UnauthorizedError, match="API key"):
+            client.score(picture(), "x")
+        with Client(served.url, api_key="a-key-0123456789") as client:
+            assert client.score(picture(), "x").shape == (1,)
+    with pytest.raises(ClientError, match="http"):
+        Client("127.0.0.1:8000")
+
+
+def test_nobody_there_is_one_error_after_all_tries() -> None:
+    began = time.monotonic()
+    with (
+        Client("http://127.0.0.1:9", retries=2, pause=0.05) as client,
+        pytest.raises(UnavailableError, match="no answer"),
+    ):
+        client.score(picture(), "x")
+    assert 0.05 < time.monotonic() - began < 5
+
+
+@contextmanager
+def answering(answer: Callable[[int, BaseHTTPRequestHandler], None]) -> Iterator[tuple[str, list[float]]]:
+    """A server that does as it is told with the n-th request -> its address and when requests came."""
+    times: list[float] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            times.append(time.monotonic())
+            answer(len(times), self)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", times
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def say(handler: BaseHTTPRequestHandler, status: int, value: Any, **headers: str) -> None:
+    content = value if isinstance(value, bytes) else json.dumps(value).encode()
+    handler.send_response(status)
+    for name, text in ({"Content-Length": str(len(content))} | headers).items():
+        handler.send_header(name.replace("_", "-"), text)
+    handler.end_headers()
+    handler.wfile.write(content)
+
+
+SCORED = {
+    "model": "m", "prompts": [{"prompt": "x", "truncated": False}], "notes": [],
+    "results": [{"image": 0, "index": 0, "prompt": 0, "score": 1.5, "rank": 1, "win_probability": None, "error": None}],
+}  # fmt: skip
+
+
+def test_busy_servers_are_asked_again_when_they_say() -> None:
+    def answer(n: int, handler: BaseHTTPRequestHandler) -> None:
+        if n == 1:
+            say(handler, 429, {"error": {"code": "busy", "message": "later"}}, Retry_After="1")
+        elif n == 2:
+            say(handler, 503, b"<html>a proxy's page</html>")
+        elif n == 3:
+            handler.connection.close()  # in the middle
+        else:
+            say(handler, 200, SCORED)
+
+    with answering(answer) as (url, times), Client(url, pause=0.05) as client:
+        assert client.score(picture(), "x").tolist() == [1.5]
+        assert len(times) == 4
+        assert times[1] - times[0] >= 1.0
+        assert times[2] - times[1] < 1.0
+
+
+def test_a_server_that_stays_busy_is_given_up() -> None:
+    def answer(_: int, handler: BaseHTTPRequestHandler) -> None:
+        say(handler, 429, {"error": {"code": "busy", "message": "later"}}, Retry_After="0")
+
+    with answering(answer) as (url, times), Client(url, retries=3, pause=0.01) as client:
+        with pytest.raises(UnavailableError, match="later") as caught:
+            client.score(picture(), "x")
+        assert (caught.value.code, caught.value.status, len(times)) == ("busy", 429, 4)
+
+
+def test_what_will_not_pass_is_not_asked_again() -> None:
+    def answer(_: int, handler: BaseHTTPRequestHandler) -> None:
+        say(handler, 422, {"error": {"code": "invalid", "message": "no"}})
+
+    with answering(answer) as (url, times), Client(url) as client:
+        with pytest.raises(ClientError, match="no"):
+            client.score(picture(), "x")
+        assert len(times) == 1
+    with (
+        answering(lambda _, handler: say(handler, 200, b"hello")) as (url, _),
+        Client(url) as client,
+        pytest.raises(ClientError, match="no humanpref server"),
+    ):
+        client.score(picture(), "x")
+
+
+def test_a_silent_server_is_not_waited_for() -> None:
+    with (
+        answering(lambda _, handler: time.sleep(2)) as (url, _),
+        Client(url, timeout=0.2, retries=1, pause=0.01) as client,
+        pytest.raises(UnavailableError, match="timed out"),
+    ):
+        client.score(picture(), "x")
+
+
+def test_a_real_server_that_is_full_is_waited_for() -> None:
+    scorer = SlowScorer(0.02)
+    with (
+        slow(scorer, max_queue=4, max_images=4, max_batch=2) as served,
+        Client(served.url, batch=3, parallel=8, pause=0.05) as client,
+    ):
+        found = client.score([picture(seed=i) for i in range(40)], "x")
+        assert served.metric("refused_total", code="busy") > 0
+    here = torch.tensor([float(np.asarray(picture(seed=i)).mean()) + 1 for i in range(40)])
+    torch.testing.assert_close(found, here)
+
+
+# ---- the reward
+
+
+def test_the_reward_has_the_trainers_signature(lite: Served) -> None:
+    pixels = torch.rand(5, 3, 32, 40, generator=torch.manual_seed(1))
+    arrays = (pixels * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    prompts = [f"prompt {i}" for i in range(5)]
+    with Client(lite.url) as client:
+        reward = RemoteReward(client)
+        scores, info = reward(pixels, prompts, [{}] * 5)
+        assert isinstance(scores, np.ndarray)
+        assert (scores.shape, scores.dtype) == ((5,), np.float32)
+        assert info == {"truncated": [False] * 5}
+        np.testing.assert_array_equal(reward(arrays, prompts, {})[0], scores)
+        np.testing.assert_array_equal(reward(list(map(Image.fromarray, arrays)), tuple(prompts))[0], scores)
+        np.testing.assert_allclose(
+            load_scorer("lite").score(list(map(Image.fromarray, arrays)), prompts), scores, atol=1e-6
+        )
+        np.testing.assert_array_equal(reward(pixels.to(torch.bfloat16).float(), prompts, None)[0].shape, (5,))
+        assert reward(pixels[:0], [], None)[0].shape == (0,)
+        with pytest.raises(ScoreError, match="5 images but 4 prompts"):
+            reward(pixels, prompts[:4], {})
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((2, 3, 8, 8), np.uint8), np.zeros((2, 8, 8, 3), np.float32), torch.zeros(2, 8, 8, 3), torch.zeros(3, 8, 8),
+        torch.zeros(2, 3, 8, 8, dtype=torch.uint8), ["a.png"],
+    ],
+)  # fmt: skip
+def test_other_shapes_are_refused(images: Any) -> None:
+    with pytest.raises(ScoreError, match="must be"):
+        as_pictures(images)
+
+
+def test_a_service_with_small_limits_is_fed_in_small_requests() -> None:
+    config = ServeConfig(max_images=3, max_body_bytes=30_000, max_image_bytes=30_000)
+    images = [picture(seed=i) for i in range(10)]
+    with serving(config=config) as served, Client(served.url, batch=16) as client:
+        torch.testing.assert_close(client.score(images, "x"), load_scorer("lite").score(images, "x"))
+        with pytest.raises(ClientError, match="over 30,000 bytes"):
+            client.score(picture(500, 500).effect_spread(50), "x")

@@ -1,0 +1,382 @@
+"""What goes wrong around a service, on real sockets and processes: stopping, dawdling, leaving, floods."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from humanpref.cli import main
+from humanpref.serve.config import ServeConfig
+from humanpref.serve.server import bind
+from tests.serving import Process, Served, body, png, process, serving
+from tests.test_serve import SlowScorer, error, slow
+
+QUICK = ServeConfig(header_seconds=0.6, body_seconds=1.5, idle_seconds=0.6, keep_alive_seconds=1)
+
+
+def until_closed(connection: socket.socket) -> bytes:
+    """What is said until the other side closes."""
+    found = b""
+    try:
+        while more := connection.recv(65536):
+            found += more
+    except ConnectionResetError:
+        pass
+    return found
+
+
+def head(length: int, path: str = "/v1/score") -> bytes:
+    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+def settled(served: Served) -> bool:
+    """Nothing is held any more."""
+    admission = served.service.admission
+    for _ in range(100):
+        if (admission.images, admission.bytes, admission.requests) == (0, 0, 0):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+# ---- clients that dawdle
+
+
+def test_half_a_body_is_given_up_and_holds_nothing() -> None:
+    with serving(config=QUICK) as served, served.socket() as connection:
+        content = json.dumps(body(png())).encode()
+        connection.sendall(head(len(content)) + content[: len(content) // 2])
+        began = time.monotonic()
+        while not served.service.admission.bytes:
+            time.sleep(0.01)
+        assert served.service.admission.images == 0  # no place in the queue
+        said = until_closed(connection)
+        assert said.startswith(b"HTTP/1.1 408 ")
+        assert b'"code":"body_too_slow"' in said
+        assert 0.4 < time.monotonic() - began < 5
+        assert settled(served)
+
+
+def test_a_body_byte_by_byte_is_given_up() -> None:
+    with serving(config=QUICK) as served, served.socket() as connection:
+        connection.sendall(head(10_000))
+        began = time.monotonic()
+        with pytest.raises(OSError):  # noqa: PT011 - reset or broken pipe
+            while time.monotonic() - began < 10:
+                connection.sendall(b"x")
+                time.sleep(0.1)
+        assert 1.0 < time.monotonic() - began < 6
+        assert settled(served)
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_body_is_forgotten() -> None:
+    with serving() as served:
+        with served.socket() as connection:
+            connection.sendall(head(10_000) + b"x" * 5000)
+            while not served.service.admission.bytes:
+                time.sleep(0.01)
+        assert settled(served)
+        assert served.metric("abandoned_total") == 1
+
+
+@pytest.mark.parametrize("start", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\n"])
+def test_a_head_that_does_not_come_is_not_waited_for(start: bytes) -> None:
+    with serving(config=QUICK) as served, served.socket() as connection:
+        began = time.monotonic()
+        connection.sendall(start)
+        said = b""
+        try:
+            connection.settimeout(0.2)
+            while time.monotonic() - began < 10:
+                try:
+                    more = connection.recv(1000)
+                except TimeoutError:
+                    connection.sendall(b"a" if start.endswith(b"T") else b"")  # a byte now and then does not help
+                    continue
+                if not more:
+                    break
+                said += more
+        except OSError:
+            pass
+        assert b"408" in said.split(b"\r\n")[0]
+        assert 0.3 < time.monotonic() - began < 5
+
+
+def test_a_kept_connection_may_not_dawdle_with_its_second_head_either() -> None:
+    with serving(config=QUICK) as served, served.socket() as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(4000).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"GET /heal")
+        began = time.monotonic()
+        assert b"408" in until_closed(connection)
+        assert time.monotonic() - began < 5
+
+
+def test_many_dawdlers_leave_the_others_their_places() -> None:
+    """More slow clients than places in the queue: requests of others are answered as ever."""
+    config = ServeConfig(header_seconds=5, idle_seconds=5, max_queue=8, max_images=8)
+    with serving(config=config) as served:
+        sockets = [served.socket() for _ in range(80)]
+        for i, connection in enumerate(sockets):
+            connection.sendall(head(100_000) + b"x" * 1000 if i % 2 else b"POST /v1/sc")
+        began = time.monotonic()
+        assert [served.score(png()).status_code for _ in range(5)] == [200] * 5
+        assert time.monotonic() - began < 3
+        for connection in sockets:
+            connection.close()
+        assert settled(served)
+
+
+def test_too_many_connections_are_told_so() -> None:
+    with serving(config=ServeConfig(max_connections=5)) as served:
+        sockets = [served.socket() for _ in range(5)]
+        time.sleep(0.1)
+        with served.socket() as one_more:
+            said = until_closed(one_more)
+        assert said.startswith(b"HTTP/1.1 503 ")
+        assert json.loads(said.partition(b"\r\n\r\n")[2])["error"]["code"] == "overloaded"
+        for connection in sockets:
+            connection.close()
+        time.sleep(0.1)
+        assert served.score(png()).status_code == 200
+
+
+def test_who_does_not_read_the_answer_is_let_go() -> None:
+    """The answer to many images fills the socket's buffers; nothing waits for its reader for ever."""
+    scorer = SlowScorer()
+    with slow(scorer, idle_seconds=0.6, max_images=1000, max_body_bytes=2**25) as served:
+        many = json.dumps({"prompt": "x" * 20_000, "images": [{"data": "", "name": "n" * 300}] * 1000}).encode()
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", served.port))
+            for _ in range(20):  # one after the other on one connection, none of the answers read
+                try:
+                    connection.settimeout(2)
+                    connection.sendall(head(len(many)) + many)
+                except OSError:
+                    break
+            assert settled(served)
+        assert served.score(png()).status_code == 200
+
+
+def test_a_client_that_has_gone_takes_its_images_with_it() -> None:
+    scorer = SlowScorer()
+    with slow(scorer, max_batch=1) as served:
+        scorer.go.clear()
+        content = json.dumps(body(*[png()] * 20)).encode()
+        with served.socket() as connection:
+            connection.sendall(head(len(content)) + content)
+            while served.service.admission.images < 20 or not scorer.batches:
+                time.sleep(0.01)
+        while served.service.admission.images:
+            time.sleep(0.01)
+        scorer.go.set()
+        assert served.score(png()).status_code == 200
+        assert len(scorer.batches) <= 3  # what was at the model when its client left, and the new one
+        assert served.metric("abandoned_total") == 1
+
+
+@pytest.mark.parametrize(
+    "sent", [b"\x16\x03\x01\x02\x00\x01\x00", b"NONSENSE\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"y" * 70_000]
+)
+def test_what_is_no_http_is_answered_in_the_same_shape(sent: bytes) -> None:
+    with serving() as served, served.socket() as connection:
+        connection.sendall(sent + b"\r\n\r\n")
+        said = until_closed(connection)
+        if said:  # a reset may overtake the answer to a flood
+            assert said.startswith(b"HTTP/1.1 400 ")
+            assert json.loads(said.partition(b"\r\n\r\n")[2])["error"]["code"] == "bad_request"
+        assert served.score(png()).status_code == 200
+
+
+def test_a_body_where_none_is_wanted_does_not_keep_the_connection() -> None:
+    with serving(config=QUICK) as served, served.socket() as connection:
+        connection.sendall(head(10_000, "/healthz") + b"x" * 10)
+        assert b"405" in until_closed(connection)
+
+
+def test_a_body_that_waits_to_be_asked_for_is_refused_without_it() -> None:
+    with (
+        serving(config=ServeConfig(max_body_bytes=1000, max_image_bytes=1000)) as served,
+        served.socket() as connection,
+    ):
+        connection.sendall(head(5000)[:-2] + b"Expect: 100-continue\r\n\r\n")
+        began = time.monotonic()
+        assert until_closed(connection).startswith(b"HTTP/1.1 413 ")
+        assert time.monotonic() - began < 1
+
+
+# ---- starting
+
+
+def test_a_port_that_is_taken_is_one_line() -> None:
+    with bind("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "humanpref.cli", "serve", "--model", "lite", "--port", str(port)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"humanpref: port {port} on 127.0.0.1 is taken; choose another (--port)\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--model", "nonsense"], "no scorer is called 'nonsense'"),
+        (["--host", "no.such.host.invalid"], "cannot be listened on"),
+        (["--api-keys", "/no/such/file"], "API keys cannot be read (No such file or directory)"),
+        (["--device", "nonsense=cpu"], "--device nonsense=cpu: nonsense is no scorer"),
+        (["--device", "cuda"], "lite has no arch, resize, precision or device to choose"),
+        (["--max-images", "0"], "max_images must be above 0"),
+        (["--model", "lite", "--model", "lite"], "lite is named twice"),
+    ],
+)
+def test_bad_starts_are_one_line(
+    options: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = [] if "--model" in options else ["--model", "lite"]
+    monkeypatch.setattr(sys, "argv", ["humanpref", "serve", "--port", "0", *named, *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (1, "")
+    assert says in said.err.splitlines()[-1]
+    assert len(said.err.splitlines()) == 1 + ("--host" in options)  # that nobody needs a key is said, too
+
+
+def test_stopping_does_not_wait_for_ever() -> None:
+    """A body that never comes, when told to stop: it ends within `drain_seconds`."""
+    with serving(config=ServeConfig(drain_seconds=0.7)) as served, served.socket() as connection:
+        connection.sendall(head(10_000) + b"x")
+        while not served.service.admission.bytes:
+            time.sleep(0.01)
+        began = time.monotonic()
+        served.server.handle_exit(signal.SIGTERM, None)
+        served.thread.join(20)
+        assert not served.thread.is_alive()
+        assert 0.6 < time.monotonic() - began < 6
+
+
+def test_a_second_signal_ends_it_now() -> None:
+    with serving(config=ServeConfig(drain_seconds=60)) as served, served.socket() as connection:
+        connection.sendall(head(10_000) + b"x")
+        while not served.service.admission.bytes:
+            time.sleep(0.01)
+        served.server.handle_exit(signal.SIGTERM, None)
+        served.thread.join(1)
+        assert served.thread.is_alive()
+        served.server.handle_exit(signal.SIGTERM, None)
+        served.thread.join(10)
+        assert not served.thread.is_alive()
+
+
+# ---- a process: many requests, keys, stopping
+
+
+KEY = "a-key-of-the-environment"
+HEADERS = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Process]:
+    """`humanpref serve` with a key, which the last test of this file stops."""
+    with process("--model", "lite", "--max-queue", "2000", HUMANPREF_API_KEYS=KEY) as started:
+        started.wait_ready()
+        yield started
+
+
+def flood(started: Process, count: int, clients: int = 16) -> Counter[int]:
+    content = json.dumps(body(png(0, 32, 32))).encode()
+
+    def some(n: int) -> Counter[int]:
+        with httpx.Client(base_url=started.url, timeout=60, headers=HEADERS) as client:
+            return Counter(client.post("/v1/score", content=content).status_code for _ in range(n))
+
+    with ThreadPoolExecutor(clients) as pool:
+        return sum(pool.map(some, [count // clients] * clients), Counter())
+
+
+def gauge(started: Process, name: str) -> float:
+    found = re.search(rf"^{re.escape(name)} (\S+)$", httpx.get(f"{started.url}/metrics").text, re.MULTILINE)
+    assert found is not None
+    return float(found[1])
+
+
+def test_keys_in_the_environment_are_asked_for(running: Process) -> None:
+    assert httpx.post(f"{running.url}/v1/score", json=body(png())).status_code == 401
+    assert httpx.post(f"{running.url}/v1/score", json=body(png()), headers=HEADERS).status_code == 200
+
+
+def test_hundreds_of_small_requests_are_all_answered(running: Process) -> None:
+    name = 'humanpref_images_total{model="lite",outcome="scored"}'
+    httpx.post(f"{running.url}/v1/score", json=body(png()), headers=HEADERS)
+    before = gauge(running, name)
+    assert flood(running, 640) == {200: 640}
+    assert gauge(running, name) == before + 640
+
+
+@pytest.mark.slow
+def test_ten_thousand_small_requests_are_all_answered_and_memory_stays(running: Process) -> None:
+    flood(running, 2000)
+    before, files = gauge(running, "process_resident_memory_bytes"), gauge(running, "process_open_fds")
+    assert flood(running, 10_000, 50) == {200: 10_000}
+    assert gauge(running, "process_resident_memory_bytes") - before < 30 * 2**20
+    assert gauge(running, "process_open_fds") <= files + 60
+
+
+def test_told_to_stop_in_the_middle_of_many_requests_none_is_lost(running: Process) -> None:
+    """All that were taken in are answered, later ones are refused with 503 or not connected, and the status is 0."""
+    started = running
+    outcomes: Counter[str] = Counter()
+    lock, stopped = threading.Lock(), threading.Event()
+    content = json.dumps(body(*[png(i, 256, 256) for i in range(4)])).encode()
+
+    def ask() -> None:
+        with httpx.Client(base_url=started.url, timeout=30, headers=HEADERS) as client:
+            while True:
+                before = stopped.is_set()
+                try:
+                    reply = client.post("/v1/score", content=content)
+                    said = str(reply.status_code)
+                    if said == "200":
+                        assert all(row["error"] is None for row in reply.json()["results"])
+                    else:
+                        assert reply.json()["error"]["code"] == "draining"
+                        assert "retry-after" in reply.headers
+                except httpx.ConnectError:
+                    said = "not connected"
+                except httpx.TransportError as fault:
+                    said = f"{type(fault).__name__} {'after' if before else 'BEFORE'}"
+                with lock:
+                    outcomes[said] += 1
+                if said != "200":
+                    return
+
+    with ThreadPoolExecutor(24) as pool:
+        jobs = [pool.submit(ask) for _ in range(24)]
+        time.sleep(1.5)
+        assert httpx.get(f"{started.url}/readyz").status_code == 200
+        started.terminate()
+        stopped.set()
+        time.sleep(0.15)
+        late = httpx.get(f"{started.url}/readyz")
+        assert error(late)[:2] == (503, "draining")
+        assert httpx.get(f"{started.url}/healthz").status_code == 200
+        for job in jobs:
+            job.result()
+    assert started.end() == 0
+    assert KEY not in started.said
+    assert outcomes["200"] > 24
+    assert outcomes["503"] > 0
+    assert set(outcomes) <= {"200", "503", "not connected"}, outcomes
