@@ -26,7 +26,7 @@ def check(shard: Shard, reading: Reading, *, reads_prompt: bool) -> Reading:
             raise DataError(f"{shard.name}: a column is named twice: {', '.join(schema.names)[:300]}")
         chosen = choose_columns(reading, schema.names, shard.name, reads_prompt=reads_prompt)
         image = _plain(pa, schema.field(chosen.image_column).type)
-        if not (_is_text(pa, image) or _is_bytes(pa, image) or _is_struct(pa, image)):
+        if not (_is_text(pa, image) or _is_bytes(pa, image) or _is_struct(pa, image) or pa.types.is_null(image)):
             raise DataError(
                 f"{shard.name}: the column {chosen.image_column} holds {image}, neither the bytes of images, nor "
                 "{bytes, path} as Hugging Face has it, nor paths"
