@@ -419,7 +419,10 @@ def test_ctrl_c(undisturbed: tuple[Path, list[dict[str, Any]]], tmp_path: Path, 
     path, expected = undisturbed
     out = tmp_path / "out"
     words = ("batch", path, out, "-m", "lite", "--part-rows", 8, "--workers", workers)
-    process = start(*words, start_new_session=True)
+    # whoever starts the tests in the background may have left SIGINT ignored
+    process = start(
+        *words, start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
+    )
     until(lambda: parts(out) >= 2)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the workers, too
     output, errors = process.communicate(timeout=30)
@@ -477,6 +480,25 @@ def test_the_command(images: Path, tmp_path: Path) -> None:
     assert command("batch", data).returncode == 2
 
 
+def actors() -> list[int]:
+    """The processes of the actors of this process's cluster."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if path.joinpath("cmdline").read_bytes().startswith(b"ray::_Holder") and os.getpid() in ancestors(path):
+                found.append(int(path.name))
+        except (OSError, ValueError):  # it ended meanwhile
+            continue
+    return found
+
+
+def ancestors(path: Path) -> list[int]:
+    found = [int(path.name)]
+    while found[-1] > 1:
+        found.append(int(Path(f"/proc/{found[-1]}/stat").read_text().rsplit(")", 1)[1].split()[1]))
+    return found
+
+
 @pytest.mark.slow
 def test_on_ray_with_an_actor_that_is_killed(undisturbed: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
@@ -491,9 +513,7 @@ def test_on_ray_with_an_actor_that_is_killed(undisturbed: tuple[Path, list[dict[
 
     def kill(_: object) -> None:
         if not killed and parts(out) >= 4:
-            from ray.util.state import list_actors
-
-            killed.append(next(int(a.pid) for a in list_actors() if a.state == "ALIVE" and a.class_name == "_Holder"))
+            killed.append(actors()[0])
             os.kill(killed[0], signal.SIGKILL)
 
     try:
