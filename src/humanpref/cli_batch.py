@@ -116,7 +116,8 @@ def batch_command(
     if report.truncated:
         say(f"of {report.truncated:,} rows a scorer read only the beginning of the prompt (truncated in the output)")
     if failed := sum(report.errors.values()):
-        say(f"{failed:,} rows have errors; the columns error_kind and error say why")
+        have = "row has an error" if failed == 1 else "rows have errors"
+        say(f"{failed:,} {have}; the columns error_kind and error say why")
 
 
 def select_command(
@@ -237,7 +238,7 @@ def _as_table(report: BatchReport) -> str:
     counts = (report.rows, report.scored, sum(report.errors.values()), report.new_rows)
     rate = f"{report.rows_per_second:.1f}"
     add_row(table, *(f"{count:,}" for count in counts), rate, f"{report.parts:,}", report.out)
-    text = render(table)
+    text = render(table).rstrip()
     if report.errors:
         kinds = make_table(None, ">error", "rows")
         for kind, count in sorted(report.errors.items(), key=lambda item: -item[1]):
