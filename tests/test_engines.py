@@ -69,8 +69,43 @@ def test_here(pids: Path) -> None:
     assert list(run_map(Engine(), Squares(pids), [[1, 2], [], [3]])) == [1, 4, 9]
     with pytest.raises(DataError, match="beast"):
         list(run_map(Engine(), Squares(pids), [[666]]))
-    with pytest.raises(EngineError, match="use --engine ray"):
-        Engine(workers=2)
+    assert list(run_map(Engine(), Squares(pids / "gone"), [])) == []  # nothing is loaded for no work
+
+
+def test_in_processes(pids: Path) -> None:
+    batches = [[2 * n, 2 * n + 1] for n in range(20)]
+    assert sorted(run_map(Engine(workers=2), Squares(pids, delay=0.02), batches)) == [n**2 for n in range(40)]
+    assert len(list(pids.iterdir())) == 2
+    with pytest.raises(EngineError, match="^the number of the beast$"):
+        list(run_map(Engine(workers=2), Squares(pids), [[1], [666]]))
+    with pytest.raises(EngineError, match="a worker failed: a fault of the code"):
+        list(run_map(Engine(workers=2), Squares(pids), [[1], [667]]))
+    for pid in pids.iterdir():  # none of them is left behind
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid.name), 0)
+
+
+def test_processes_that_are_killed_lose_and_double_nothing(pids: Path) -> None:
+    told: list[str] = []
+    results = run_map(Engine(workers=2), Squares(pids, delay=0.05), [[n] for n in range(40)], told.append)
+    found = [next(results), next(results)]
+    os.kill(int(next(pids.iterdir()).name), signal.SIGKILL)
+    found += results
+    assert sorted(found) == [n**2 for n in range(40)]
+    assert told == ["a worker died (by SIGKILL); its batch is given to another"]
+    assert len(list(pids.iterdir())) == 3
+
+
+def test_a_batch_that_kills_its_workers_ends_the_run(pids: Path) -> None:
+    told: list[str] = []
+    with pytest.raises(EngineError, match=r"workers died 5 times on the same batch \(by SIGKILL\)"):
+        list(run_map(Engine(workers=2), Squares(pids), [[668]], told.append))
+    assert len(told) == 4
+
+
+def test_more_gpus_than_there_are(pids: Path) -> None:
+    with pytest.raises(EngineError, match="64 workers with 1 GPUs each, but there are "):
+        list(run_map(Engine(workers=64, gpus_per_worker=1), Squares(pids), [[1]]))
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from humanpref.cli_annotate import annotate_app
+from humanpref.cli_batch import batch_command, select_command
 from humanpref.cli_benchmark import benchmark_app
 from humanpref.cli_cache import cache_app
 from humanpref.cli_data import data_app, download_dataset
@@ -59,6 +60,8 @@ app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(improve_app, name="improve")
 app.command("evaluate")(evaluate_command)
 app.command("generate")(generate_command)
+app.command("batch")(batch_command)
+app.command("select")(select_command)
 app.command("train")(train_command)
 app.command("push")(push_command)
 app.command("serve")(serve_command)

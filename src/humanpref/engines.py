@@ -1,6 +1,7 @@
-"""Running a function over batches: in this process, or by actors on a Ray cluster. Knows nothing of what is run.
+"""Running a function over batches: in this process, in several, or by actors on a Ray cluster. Knows nothing of what is
+run.
 
-The contract is the same for both: `make_worker()` is called once in each worker and returns a function from a batch to
+The contract is the same for all: `make_worker()` is called once in each worker and returns a function from a batch to
 its results; results are handed to the caller, in any order, and each batch's results exactly once, also when a worker
 is killed on the way. The caller alone keeps what is made, so that nothing is written twice.
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -40,8 +41,12 @@ class EngineError(HumanprefError):
 
 @dataclass(frozen=True)
 class Engine:
-    """Where work is done. `address` of a Ray cluster (None: the one of this machine or RAY_ADDRESS, else a new local
-    one); `workers` actors, each with `cpus_per_worker` and `gpus_per_worker` of the cluster."""
+    """Where work is done.
+
+    local: in this process, or in `workers` processes of this machine, which share its cores; with `gpus_per_worker`
+    each sees its own GPU (a half: two share one). ray: by `workers` actors, each with `cpus_per_worker` and
+    `gpus_per_worker` of the cluster at `address` (None: the one of this machine or RAY_ADDRESS, else a new local one).
+    """
 
     kind: Literal["local", "ray"] = "local"
     workers: int = 1
@@ -53,8 +58,20 @@ class Engine:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise EngineError(f"workers must be at least 1, got {self.workers}")
-        if self.kind == "local" and self.workers > 1:
-            raise EngineError("the local engine is one process; for several workers use --engine ray")
+        if self.kind == "local" and self.gpus_per_worker > 1:
+            raise EngineError(f"a local worker has at most one GPU, got gpus_per_worker {self.gpus_per_worker}")
+
+    @property
+    def threads_per_worker(self) -> int:
+        """The cores that each worker has, at least one."""
+        if self.kind == "ray":
+            return max(1, int(self.cpus_per_worker))
+        return max(1, cores() // self.workers)
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_map(
@@ -65,16 +82,46 @@ def run_map(
 ) -> Generator[R, None, None]:
     """Yield the results of all batches, as they come. `batches` is read only a little ahead of the workers.
 
-    Locally, results are yielded while a batch is still being worked on; on Ray when the batch is done. `make_worker`
-    must then be picklable (it goes to the cluster's own processes). A named error of a worker is raised here; so is
-    `EngineError` when Ray cannot be reached or a batch's workers die `MAX_LOSSES` times. `on_note` is told of losses.
+    In this process, results are yielded while a batch is still being worked on; elsewhere when the batch is done.
+    `make_worker` must then be picklable (it goes to processes of our own). A named error of a worker is raised here, as
+    is `EngineError` when Ray cannot be reached or a batch's workers die `MAX_LOSSES` times. `on_note` hears of losses.
     """
-    if engine.kind == "local":
-        worker = make_worker()
+    if engine.kind == "ray":
+        yield from _run_on_ray(engine, make_worker, iter(batches), on_note)
+    elif engine.workers > 1:
+        from humanpref.processes import ProcessPool
+
+        yield from ProcessPool(make_worker, _environments(engine), on_note).run(iter(batches))
+    else:
+        worker: Worker[B, R] | None = None
         for batch in batches:
+            worker = worker or make_worker()  # not before there is work
             yield from worker(batch)
-        return
-    yield from _run_on_ray(engine, make_worker, iter(batches), on_note)
+
+
+def _environments(engine: Engine) -> list[Mapping[str, str]]:
+    """What each process of the local engine has in its environment: its share of the cores, its GPU."""
+    threads = os.environ.get("OMP_NUM_THREADS", str(engine.threads_per_worker))
+    shared = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
+    if not engine.gpus_per_worker:
+        return [shared] * engine.workers
+    here = _gpus()
+    if len(here) < engine.workers * engine.gpus_per_worker:
+        raise EngineError(
+            f"{engine.workers} workers with {engine.gpus_per_worker:g} GPUs each, but there are {len(here)} GPUs here"
+        )
+    places = [int(worker * engine.gpus_per_worker) for worker in range(engine.workers)]
+    return [{**shared, "CUDA_VISIBLE_DEVICES": here[place]} for place in places]
+
+
+def _gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [name for name in visible.split(",") if name] if visible is not None else None
+    count = torch.cuda.device_count()
+    return [str(i) for i in range(count)] if names is None else names[:count]
 
 
 def _run_on_ray(

@@ -125,12 +125,12 @@ def expand_sources(words: Iterable[str], *, allow_url: bool = False) -> list[Pat
             )
             if not found:
                 raise ImageError(f"{path}: the folder holds no images ({', '.join(sorted(SUFFIXES))}){hint}")
-            sources += sorted(found, key=_natural)
+            sources += sorted(found, key=natural)
         elif not path.exists() and glob.has_magic(word):
             matches = [Path(m) for m in glob.glob(word, recursive=True)]  # noqa: PTH207 - Path.glob refuses absolute patterns
             if not (files := [m for m in matches if m.is_file()]):
                 raise ImageError(f"{word}: nothing matches this pattern")
-            sources += sorted(files, key=_natural)
+            sources += sorted(files, key=natural)
         else:
             sources.append(path)
     return sources
@@ -156,7 +156,8 @@ def _remote(url: str, allow_url: bool) -> RemoteImage:
     return RemoteImage(url)
 
 
-def _natural(path: Path | RemoteImage) -> list[tuple[int, str]]:
+def natural(path: Path | RemoteImage | str) -> list[tuple[int, str]]:
+    """A key to sort by that puts 2 before 10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", str(path)) if part]
 
 

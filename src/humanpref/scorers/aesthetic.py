@@ -83,5 +83,5 @@ class AestheticScorer(ClipScorer):
         """Trade compute for memory when gradients flow through `score(pixels, ...)`."""
         self.model.visual.set_grad_checkpointing(enable)  # type: ignore[operator,union-attr]
 
-    def _judge(self, inputs: Tensor, prompts: Sequence[str]) -> Tensor:  # noqa: ARG002
-        return apply_head(self.head, self.embed_pixels(inputs))
+    def _judge_vectors(self, vectors: Tensor, prompts: Sequence[str]) -> Tensor:  # noqa: ARG002
+        return apply_head(self.head, vectors)

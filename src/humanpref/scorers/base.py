@@ -253,10 +253,14 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 
-def map_ahead(function: Callable[[In], Out], items: Iterable[In], *, ahead: int) -> Iterator[Out]:
-    """Apply `function` in threads, at most `ahead` items before the one being used, yielding results in order."""
+def map_ahead(
+    function: Callable[[In], Out], items: Iterable[In], *, ahead: int, threads: int | None = None
+) -> Iterator[Out]:
+    """Apply `function` in threads (None: one a core, at most 8), at most `ahead` items before the one being used,
+    yielding results in order."""
     remaining = iter(items)
-    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="humanpref-prepare")
+    workers = threads or min(8, os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="humanpref-prepare")
     try:
         pending: deque[Future[Out]] = deque(pool.submit(function, item) for item in islice(remaining, ahead))
         while pending:

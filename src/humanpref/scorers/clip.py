@@ -150,9 +150,24 @@ class ClipScorer(NetworkScorer):
             encoded = self.model.encode_image(inputs)  # type: ignore[operator]
         return F.normalize(encoded.float(), dim=-1)
 
+    @property
+    def embedding_width(self) -> int:
+        """The length d of the vectors that images become."""
+        return int(self.model.visual.output_dim)  # type: ignore[arg-type,union-attr]
+
+    def score_and_embed(self, batch: Sequence[Tensor], prompts: Sequence[str]) -> tuple[list[float], Tensor]:
+        """As `score_prepared`, and the images' unit vectors (n, d), float32 on the CPU, that the scores are made of."""
+        with torch.no_grad(), self._own_precision():
+            vectors = self.embed_pixels(torch.stack(list(batch)).to(self.device))
+            scores: list[float] = self._judge_vectors(vectors, prompts).tolist()
+        return scores, vectors.cpu()
+
     def _judge(self, inputs: Tensor, prompts: Sequence[str]) -> Tensor:
-        text = self.embed_text(prompts)
-        return (self.embed_pixels(inputs) * text).sum(dim=-1) * self._factor
+        return self._judge_vectors(self.embed_pixels(inputs), prompts)
+
+    def _judge_vectors(self, vectors: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Score images by their unit vectors (n, d), float32, with one prompt each -> (n,), float32."""
+        return (vectors * self.embed_text(prompts)).sum(dim=-1) * self._factor
 
 
 def read_network(

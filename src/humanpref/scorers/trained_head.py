@@ -94,12 +94,11 @@ class HeadScorer(ClipScorer):
         """1: the scores are logits already."""
         return 1.0
 
-    def _judge(self, inputs: Tensor, prompts: Sequence[str]) -> Tensor:
-        image = self.embed_pixels(inputs)
-        text = self.embed_text(prompts) if self.head.reads_prompt else image
-        entries = torch.arange(len(image), device=image.device)
-        with torch.autocast(image.device.type, enabled=False):
-            scores, _ = self.head(image, text, entries, entries)
+    def _judge_vectors(self, vectors: Tensor, prompts: Sequence[str]) -> Tensor:
+        text = self.embed_text(prompts) if self.head.reads_prompt else vectors
+        entries = torch.arange(len(vectors), device=vectors.device)
+        with torch.autocast(vectors.device.type, enabled=False):
+            scores, _ = self.head(vectors, text, entries, entries)
         found: Tensor = scores.float()
         return found
 

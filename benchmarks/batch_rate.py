@@ -1,0 +1,148 @@
+"""How much of a scorer's own speed a batch run reaches, from one run, in alternating rounds.
+
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/batch_rate.py                          # lite, and a small random CLIP
+    .venv/bin/python benchmarks/batch_rate.py --model hps-v2.1 --device cuda --count 20000 --rounds 3
+
+For each scorer it makes a Parquet file of --count JPEGs of --size, and measures in each round:
+- model: the scorer alone, in one process, on inputs that are prepared already (for lite, whose features are its work,
+  on pictures that are decoded already);
+- decoded: the scorer and the decoding, in one process, from bytes in memory: what no way of feeding it can be faster
+  than where both share the same cores;
+- batch: `humanpref batch` end to end, from the Parquet file to the scores on the disk, in one process as well (its time
+  without loading the scorer), so that the three compare; and with as many processes as there are cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+
+def pictures(count: int, size: int, folder: Path) -> tuple[Path, list[bytes]]:
+    """A Parquet file of JPEGs (quality 90; smooth colours with texture, about 100 kB at 512 x 512), and their bytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kinds = []
+    for seed in range(16):
+        random = np.random.default_rng(seed)
+        small = Image.fromarray(random.integers(0, 256, (9, 9, 3), dtype=np.uint8))
+        smooth = np.asarray(small.resize((size, size), Image.Resampling.BICUBIC)).astype(np.int16)
+        noise = random.normal(0, 12, (size, size, 1)).astype(np.int16)
+        buffer = io.BytesIO()
+        Image.fromarray(np.clip(smooth + noise, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
+        kinds.append(buffer.getvalue())
+    images = [kinds[n % len(kinds)] for n in range(count)]
+    path = folder / f"{size}.parquet"
+    table = pa.table({"image": images, "prompt": [f"a cat number {n % 500}" for n in range(count)]})
+    pq.write_table(table, path, row_group_size=256)
+    return path, images
+
+
+def timed(run: Callable[[], object], count: int) -> float:
+    began = time.perf_counter()
+    run()
+    return count / (time.perf_counter() - began)
+
+
+def measure(name: str, options: dict[str, Any], args: argparse.Namespace, folder: Path) -> None:
+    import torch
+
+    from humanpref import load_scorer
+    from humanpref.batch.run import batch
+    from humanpref.batch.score import Model
+    from humanpref.engines import Engine, cores
+    from humanpref.images import decode_image
+    from humanpref.scorers.base import map_ahead
+
+    path, images = pictures(args.count, args.size, folder)
+    prompts = [f"a cat number {n % 500}" for n in range(args.count)]
+    scorer: Any = load_scorer(name, **options)
+    size = scorer.batch_size
+    torch.set_num_threads(args.threads)
+    decoded = {content: decode_image(content, "image") for content in dict.fromkeys(images)}
+    ready = {content: scorer.prepare(picture) for content, picture in decoded.items()}
+
+    def model_only() -> None:
+        prepare: Callable[[bytes], Any] = ready.__getitem__
+        if name == "lite":
+            prepare = lambda content: scorer.prepare(decoded[content])  # noqa: E731
+        inputs = map_ahead(prepare, images, ahead=2 * size, threads=args.threads)
+        score_all(inputs)
+
+    def with_decoding() -> None:
+        prepare = lambda content: scorer.prepare(decode_image(content, "image"))  # noqa: E731
+        score_all(map_ahead(prepare, images, ahead=2 * size, threads=args.threads))
+
+    def score_all(inputs: Any) -> None:
+        chunk: list[Any] = []
+        for n, one in enumerate(inputs):
+            chunk.append(one)
+            if len(chunk) == size or n == len(images) - 1:
+                scorer.score_prepared(chunk, prompts[n + 1 - len(chunk) : n + 1])
+                chunk = []
+
+    def run_batch(out: Path, workers: int) -> float:
+        """Rows per second from the first part's start to the last part's end, a worker's loading left out."""
+        ends: list[tuple[float, int]] = []
+        batch(
+            [str(path)], str(out), [Model(name, **{k: str(v) for k, v in options.items()})], part_rows=args.part_rows,
+            engine=Engine(workers=workers), threads=args.threads if workers == 1 else 1,
+            on_progress=lambda progress: ends.append((time.perf_counter(), progress.rows)),
+        )  # fmt: skip
+        (first, before), (last, rows) = ends[0], ends[-1]
+        return (rows - before) / (last - first)
+
+    model_only()
+    rates: dict[str, list[float]] = {"model": [], "decoded": [], "batch": [], f"batch x{cores()}": []}
+    for round_ in range(args.rounds):
+        rates["model"].append(timed(model_only, args.count))
+        rates["decoded"].append(timed(with_decoding, args.count))
+        rates["batch"].append(run_batch(folder / f"{name}-{round_}", 1))
+        rates[f"batch x{cores()}"].append(run_batch(folder / f"{name}-{round_}-all", cores()))
+    print(f"{name}: {args.count} JPEGs of {args.size} x {args.size}, {len(images[0]) / 1000:.0f} kB each; images/s")
+    for what, found in rates.items():
+        print(f"  {what:10} {statistics.median(found):8.1f}   (rounds: {', '.join(f'{rate:.1f}' for rate in found)})")
+    for what in ("model", "decoded"):
+        ratio = statistics.median(b / m for b, m in zip(rates["batch"], rates[what], strict=True))
+        print(f"  batch is {100 * ratio:.1f} % of {what} (median of the rounds' ratios)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="another scorer than lite and the small random CLIP")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--count", type=int, default=512)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--part-rows", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    from tests.conftest import SHARED, TINY_ARCH
+
+    tiny = {"weights": SHARED / "parity" / "hps_layout_tiny.pt", "arch": TINY_ARCH, "precision": "fp32"}
+    chosen: list[tuple[str, dict[str, Any]]] = [("lite", {}), ("hps-v2.1", tiny)]
+    if args.model:
+        chosen = [(args.model, {} if args.model == "lite" else {"device": args.device})]
+    with tempfile.TemporaryDirectory() as folder:
+        for name, options in chosen:
+            measure(name, options, args, Path(folder))
+    print(f"{os.cpu_count()} cores, {os.uname().machine}; load when it ended: {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()

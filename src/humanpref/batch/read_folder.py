@@ -1,0 +1,48 @@
+"""Folders of images, subfolders too: the prompt of an image is in the .txt file of its name, or one serves all."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+
+from humanpref.batch.places import failing_with_name, filesystem, join, read_bytes
+from humanpref.batch.records import Problem, Reading, Row, Shard, Span
+from humanpref.errors import DataError
+from humanpref.images import SUFFIXES, natural
+
+MAX_PROMPT_BYTES = 1 << 20
+
+
+def check(shard: Shard, reading: Reading, *, reads_prompt: bool) -> Reading:  # noqa: ARG001 - as the other kinds
+    """A folder has no columns: refuse those that are named."""
+    if reading.image_column or reading.prompt_column:
+        raise DataError(
+            f"{shard.name}: is a folder of images and has no columns; leave --image-column and --prompt-column out"
+        )
+    return reading
+
+
+def spans(shard: Shard, reading: Reading, rows: int) -> Iterator[Span]:  # noqa: ARG001
+    """Yield spans of at most `rows` images, in natural order, each with the .txt file beside it, if there is one."""
+    system, path = filesystem(shard.url)
+    with failing_with_name(shard.name):
+        names = {posixpath.relpath(found, path) for found in system.find(path)}
+    images = sorted((n for n in names if posixpath.splitext(n)[1].lower() in SUFFIXES), key=natural)
+    for number, first in enumerate(range(0, len(images), rows)):
+        chunk = images[first : first + rows]
+        sides = (posixpath.splitext(name)[0] + ".txt" for name in chunk)
+        items = tuple((name, side if side in names else None) for name, side in zip(chunk, sides, strict=True))
+        yield Span(shard, number, first, len(chunk), share=len(chunk), items=items)
+
+
+def rows(span: Span, reading: Reading) -> Iterator[Row]:
+    """Yield the images of a span."""
+    for number, (name, side) in enumerate(span.items, start=span.first):
+        prompt = reading.prompt
+        if side is not None:
+            try:
+                prompt = read_bytes(join(span.shard.url, side), MAX_PROMPT_BYTES).decode("utf-8-sig").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                yield Row(number, name, None, Problem("bad-row", f"{side}: the prompt cannot be read ({error})"))
+                continue
+        yield Row(number, name, prompt, name)

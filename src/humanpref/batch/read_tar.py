@@ -1,0 +1,196 @@
+"""WebDataset shards: tar files whose members of one name up to the first dot are one sample (image, text, JSON).
+
+The tar file is read as a stream. Read by the standard library and not by the `webdataset` package, because a span must
+know where in the file it starts, and because a damaged file must end in a row that says so.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from humanpref.batch.columns import PROMPTS
+from humanpref.batch.places import filesystem, is_local
+from humanpref.batch.records import Problem, Reading, Row, Shard, Span
+from humanpref.errors import DataError, reason_of
+from humanpref.images import SUFFIXES
+
+TEXTS = ("txt", "prompt", "caption", "text")
+MAX_BYTES = 1 << 30
+
+
+class _Strict(tarfile.TarInfo):
+    """A header; one that is damaged or missing is an error, where Python would take it for the end of the file."""
+
+    @classmethod
+    def fromtarfile(cls, archive: Any) -> Any:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.HeaderError as error:
+            kind = type(error).__name__
+            if archive.offset == 0 or kind == "EOFHeaderError":  # no tar file at all; the mark of its end
+                raise
+            why = "it ends without the mark of its end" if kind == "EmptyHeaderError" else str(error)
+            raise tarfile.ReadError(why) from None
+
+
+@dataclass
+class _Sample:
+    key: str
+    offset: int
+    members: dict[str, bytes] = field(default_factory=dict)
+    problem: str | None = None
+
+
+def check(shard: Shard, reading: Reading, *, reads_prompt: bool) -> Reading:  # noqa: ARG001 - as the other kinds
+    """See that a shard begins as a tar file; what its samples hold is seen sample by sample."""
+    with _open(shard) as archive:
+        try:
+            archive.next()
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise DataError(f"{shard.name}: damaged, truncated or no tar file ({reason_of(error)})") from None
+    return reading
+
+
+def spans(shard: Shard, reading: Reading, rows: int) -> Iterator[Span]:  # noqa: ARG001
+    """Yield spans of at most `rows` samples of a local file, whose headers are read for it; any other shard is one."""
+    if not _is_seekable(shard):
+        yield Span(shard, 0, 0, None, share=shard.size)
+        return
+    number = first = begin = held = 0
+    with _open(shard) as archive:
+        samples = _samples(archive, read=False)
+        try:
+            for sample in samples:
+                if held == rows:
+                    yield Span(shard, number, first, held, begin, share=sample.offset - begin)
+                    number, first, begin, held = number + 1, first + held, sample.offset, 0
+                held += 1
+        except (tarfile.TarError, OSError, EOFError):
+            held = -1  # whoever reads it there will tell
+    if held:
+        yield Span(shard, number, first, None, begin, share=shard.size - begin)
+
+
+def rows(span: Span, reading: Reading) -> Iterator[Row]:
+    """Yield the samples of a span. Where the file is damaged, a last row says so; what follows there is lost."""
+    number, left = span.first, span.count
+    with _open(span.shard, span.offset) as archive:
+        samples = _samples(archive, read=True)
+        while left is None or number < span.first + left:
+            try:
+                sample = next(samples, None)
+            except (tarfile.TarError, OSError, EOFError) as error:
+                why = f"the tar file is damaged or cut off here ({reason_of(error)}); what follows is lost"
+                yield Row(number, None, None, Problem("damaged-shard", why))
+                return
+            if sample is None:
+                return
+            yield _row(number, sample, reading)
+            number += 1
+
+
+def _samples(archive: Any, *, read: bool) -> Iterator[_Sample]:
+    """Yield the samples, with what their members hold if `read`. Raises what a damaged tar file makes Python raise."""
+    sample: _Sample | None = None
+    while True:
+        try:
+            member = archive.next()
+        except (tarfile.TarError, OSError, EOFError):
+            if sample is not None:  # what was read of it is whole
+                yield sample
+            raise
+        if member is None:
+            break
+        archive.members = []  # or they would add up
+        folder, name = posixpath.split(member.name)
+        if not member.isfile() or name.startswith("."):
+            continue
+        stem, _, extension = name.partition(".")
+        key = posixpath.join(folder, stem)
+        if sample is not None and sample.key != key:
+            yield sample
+            sample = None
+        if sample is None:
+            sample = _Sample(key, member.offset)
+        if extension in sample.members:
+            sample.problem = f"the sample has two members .{extension}"
+        sample.members[extension] = _content(archive, member, sample) if read else b""
+    if sample is not None:
+        yield sample
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, sample: _Sample) -> bytes:
+    if member.size > MAX_BYTES:
+        sample.problem = f"{member.name}: is over {MAX_BYTES // 2**20} MiB"
+        return b""
+    file = archive.extractfile(member)
+    assert file is not None
+    content = file.read()
+    if len(content) != member.size:
+        raise tarfile.ReadError("unexpected end of data")
+    return content
+
+
+def _row(number: int, sample: _Sample, reading: Reading) -> Row:
+    if sample.problem is not None:
+        return Row(number, sample.key, None, Problem("bad-row", sample.problem))
+    try:
+        prompt = _prompt(sample.members, reading)
+    except ValueError as error:
+        return Row(number, sample.key, None, Problem("bad-row", f"the prompt cannot be read ({reason_of(error)})"))
+    wanted = [reading.image_column] if reading.image_column else [e for e in sample.members if _is_image(e)]
+    image = next((sample.members[name] for name in wanted if name in sample.members), None)
+    if image is None:
+        return Row(number, sample.key, prompt, Problem("no-image", f"no image among .{', .'.join(sample.members)}"))
+    return Row(number, sample.key, prompt, image)
+
+
+def _is_image(extension: str) -> bool:
+    return "." + extension.rsplit(".", 1)[-1].lower() in SUFFIXES
+
+
+def _prompt(members: dict[str, bytes], reading: Reading) -> str | None:
+    """The prompt: a text member, or a text in the JSON member. Raises `ValueError` for what is neither."""
+    column = reading.prompt_column
+    for name in TEXTS if column is None else (column,):
+        if name in members and name != "json":
+            return members[name].decode("utf-8-sig").strip()
+    if "json" in members:
+        values = json.loads(members["json"])
+        if not isinstance(values, dict):
+            raise ValueError("the .json holds no object")
+        for name in PROMPTS if column is None else (column,):
+            if values.get(name) is not None:
+                if not isinstance(values[name], str):
+                    raise ValueError(f"{name} in the .json is no text")
+                return str(values[name])
+    return reading.prompt
+
+
+def _is_seekable(shard: Shard) -> bool:
+    system, _ = filesystem(shard.url)
+    return is_local(system) and shard.name.lower().endswith(".tar")
+
+
+@contextmanager
+def _open(shard: Shard, offset: int = 0) -> Iterator[Any]:
+    system, path = filesystem(shard.url)
+    seekable = _is_seekable(shard)
+    try:
+        raw = system.open(path, "rb")
+    except OSError as error:
+        raise DataError(f"{shard.name}: cannot be read ({reason_of(error)})") from None
+    with raw:
+        raw.seek(offset)
+        try:
+            archive = tarfile.open(fileobj=raw, mode="r:" if seekable else "r|*", tarinfo=_Strict)  # noqa: SIM115 - closed below
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise DataError(f"{shard.name}: damaged, truncated or no tar file ({reason_of(error)})") from None
+        with archive:
+            yield archive

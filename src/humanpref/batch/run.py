@@ -1,0 +1,178 @@
+"""A batch run: the shards are checked and divided, workers score, this process alone writes what they made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from humanpref.batch.parts import part_name, require_pyarrow
+from humanpref.batch.readers import READERS, check_shards
+from humanpref.batch.records import BatchError, BatchReport, Counts, Part, Reading, Shard, Span
+from humanpref.batch.score import MakeScoring, Model, model_name
+from humanpref.batch.shards import find_shards
+from humanpref.batch.store import ScoreFolder
+from humanpref.engines import Engine, run_map
+from humanpref.errors import DataError
+from humanpref.scorers import get_spec
+
+PART_ROWS = 2048
+"""Rows of a part. A crash costs at most one part for each worker."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: rows scored by it, those of them with errors, and the fraction of the input that is done,
+    in [0, 1] by size, with what was there before; `fresh` is the fraction that this run did."""
+
+    rows: int
+    errors: int
+    fraction: float
+    fresh: float
+
+
+def batch(
+    words: Sequence[str],
+    out: str,
+    models: Sequence[Model],
+    *,
+    reading: Reading | None = None,
+    embeddings: Literal["float16", "float32"] | None = None,
+    prompts: bool = True,
+    part_rows: int = PART_ROWS,
+    engine: Engine | None = None,
+    threads: int | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    on_note: Callable[[str], None] = lambda _: None,
+) -> BatchReport:
+    """Score every row of the shards that `words` stand for, into Parquet parts in the folder `out`.
+
+    words: files (.parquet, .jsonl, .csv, .tsv, .tar), globs, folders of these or of images, on any file system that
+        fsspec knows. `out`: a folder likewise; one that was begun is gone on with.
+    embeddings: also keep the image embeddings of scorers that are a CLIP, in this number format.
+    prompts: keep each row's prompt beside its scores. part_rows: rows of a part at most (a group of rows of a Parquet
+        file with images in it is never split, nor is a tar file that is not local).
+    threads: for decoding and matrix products, in each worker; None: all of this machine's cores.
+
+    Each row has exactly one row in the output, with its score or why it has none, whatever happens on the way. Raises
+    `DataError` for an input that cannot be read, `BatchError` for an output that is another run's or in use, and what
+    `load_scorer` and the engine raise; what was made until then is kept, and the same call goes on.
+    """
+    began, reading = time.monotonic(), reading or Reading()
+    _check(models, part_rows)
+    require_pyarrow()
+    shards = find_shards(words, reading)
+    chosen = check_shards(shards, reading, reads_prompt=any(get_spec(m.name).reads_prompt for m in models))
+    settings = {
+        "models": [asdict(model) for model in models],
+        **asdict(chosen),
+        "embeddings": embeddings,
+        "prompts": prompts,
+        "part_rows": part_rows,
+    }
+    with ScoreFolder(out) as folder:
+        folder.agree(settings, shards)
+        run = _Run(folder, shards, chosen, part_rows, on_progress)
+        make = MakeScoring(chosen, tuple(models), embeddings, prompts, threads)
+        with closing(run_map(engine or Engine(), make, run.spans(), on_note)) as parts:
+            for part in parts:
+                run.put(part)
+        if not run.wanted:
+            raise DataError(f"{', '.join(words)[:200]}: holds no rows")
+        totals = folder.count(run.wanted)
+        notes = run.notes()
+        report = BatchReport(
+            out=out,
+            models=tuple(model.name for model in models),
+            shards=len(shards),
+            empty_shards=run.empty,
+            parts=len(run.wanted),
+            rows=totals.rows,
+            scored=totals.scored,
+            truncated=totals.truncated,
+            errors=totals.errors,
+            new_rows=run.added.rows,
+            new_parts=run.parts,
+            seconds=time.monotonic() - began,
+            notes=notes,
+        )
+        folder.finish({name: value for name, value in asdict(report).items() if name in _LASTING})
+    for note in notes:
+        on_note(note)
+    return report
+
+
+_LASTING = {"models", "shards", "empty_shards", "parts", "rows", "scored", "truncated", "errors"}
+
+
+class _Run:
+    """One run over an open folder: what is to be scored, and putting away what was."""
+
+    def __init__(
+        self,
+        folder: ScoreFolder,
+        shards: Sequence[Shard],
+        reading: Reading,
+        part_rows: int,
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self.folder, self.shards, self.reading, self.part_rows = folder, shards, reading, part_rows
+        self.there = folder.finished()
+        self.on_progress = on_progress
+        self.added = Counts()
+        self.parts = self.empty = 0
+        self.wanted: set[str] = set()
+        self._size = max(1, sum(shard.size for shard in shards))
+        self._old = self._new = 0.0
+
+    def spans(self) -> Iterator[Span]:
+        """Yield what is not there yet, shard by shard; read only as fast as it is used."""
+        first = True
+        for shard in self.shards:
+            before = len(self.wanted)
+            for span in READERS[shard.kind].spans(shard, self.reading, self.part_rows):
+                name = part_name(span)
+                self.wanted.add(name)
+                if name in self.there:
+                    self._old += span.share
+                    continue
+                if first:
+                    self.folder.unfinish()
+                    first = False
+                yield span
+            self.empty += len(self.wanted) == before
+
+    def put(self, part: Part) -> None:
+        """Keep a part. It is complete when this returns."""
+        self.folder.agree_on_scorers(part.identities)
+        self.folder.put(part_name(part.span), part.content)
+        self.added += part.counts
+        self.parts += 1
+        self._new += part.span.share
+        fresh = self._new / self._size
+        errors = sum(self.added.errors.values())
+        self.on_progress(Progress(self.added.rows, errors, min(1.0, self._old / self._size + fresh), fresh))
+
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of the output."""
+        notes = []
+        if strange := sorted(self.folder.finished() - self.wanted):
+            notes.append(
+                f"{len(strange)} files in {self.folder.out} belong to no shard of the input, {strange[0]} among them"
+            )
+        return tuple(notes)
+
+
+def _check(models: Sequence[Model], part_rows: int) -> None:
+    if not models:
+        raise BatchError("nothing to score with: name a scorer")
+    if part_rows < 1:
+        raise BatchError(f"part_rows must be at least 1, got {part_rows}")
+    columns: dict[str, Any] = {}
+    for model in models:
+        name = model_name(get_spec(model.name).name)
+        if name in columns:
+            raise BatchError(f"two scorers would have the column score_{name}; name each scorer once")
+        columns[name] = model

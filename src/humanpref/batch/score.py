@@ -1,0 +1,236 @@
+"""What a worker does: rows of a span are read, decoded and prepared ahead of the models; the scores become a part."""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+
+from humanpref.batch.parts import Judged, encode_part
+from humanpref.batch.places import join, read_bytes
+from humanpref.batch.readers import READERS
+from humanpref.batch.records import BatchError, Part, Problem, Reading, Row, Span
+from humanpref.errors import ImageError, reason_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from humanpref.preprocess import Resize
+    from humanpref.scorers import Precision
+    from humanpref.scorers.base import BatchScorer
+
+READ_AHEAD = 32
+"""Rows that are read before they are decoded, by a thread of their own: reading must not keep a model waiting."""
+
+MAX_FILE_BYTES = 1 << 30
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A scorer and its options, as `load_scorer` takes them."""
+
+    name: str
+    weights: str | None = None
+    arch: str | None = None
+    resize: Resize = "antialias"
+    precision: Precision = "auto"
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class MakeScoring:
+    """Makes the function that a worker runs; travels to other processes, and loads the scorers there. `threads` decode
+    images and multiply matrices (None: as many as this machine has cores)."""
+
+    reading: Reading
+    models: tuple[Model, ...]
+    embeddings: Literal["float16", "float32"] | None = None
+    prompts: bool = True
+    threads: int | None = None
+
+    def __call__(self) -> Callable[[Span], Iterator[Part]]:
+        """Load the scorers -> the worker: a span to its part. Raises what `load_scorer` does, and `BatchError`."""
+        import torch
+
+        from humanpref.scorers import load_scorer
+
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        scorers = [
+            load_scorer(m.name, m.weights, m.arch, resize=m.resize, precision=m.precision, device=m.device)
+            for m in self.models
+        ]
+        return _Scoring(self, [cast("BatchScorer[Any]", scorer) for scorer in scorers])
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A row without its image's bytes; `inputs` has what each scorer makes of the picture, by the scorer's place."""
+
+    row: Row
+    inputs: dict[int, Any]
+    truncated: bool
+    problem: Problem | None
+
+
+class _Scoring:
+    def __init__(self, make: MakeScoring, scorers: Sequence[BatchScorer[Any]]) -> None:
+        from humanpref.scorers.clip import ClipScorer
+
+        self.make, self.scorers = make, scorers
+        self.identities = tuple(scorer.identity for scorer in scorers)
+        self.embeds = {
+            i: (make.embeddings, s.embedding_width)
+            for i, s in enumerate(scorers)
+            if make.embeddings and isinstance(s, ClipScorer)
+        }
+        if make.embeddings and not self.embeds:
+            names = ", ".join(model.name for model in make.models)
+            raise BatchError(f"--embeddings are of scorers that are a CLIP; none of {names} is one")
+        readers = [scorer for scorer in scorers if scorer.spec.reads_prompt]
+        self.truncated = lru_cache(4096)(lambda prompt: any(scorer.truncated(prompt) for scorer in readers))
+
+    def __call__(self, span: Span) -> Iterator[Part]:
+        from humanpref.scorers.base import map_ahead
+
+        size = max(scorer.batch_size for scorer in self.scorers)
+        rows = read_ahead(READERS[span.shard.kind].rows(span, self.make.reading), READ_AHEAD)
+        prepared = map_ahead(lambda row: self._prepare(row, span), rows, ahead=2 * size, threads=self.make.threads)
+        judged: list[Judged] = []
+        while chunk := list(islice(prepared, size)):
+            judged += self._judge(chunk)
+        names = [model_name(scorer.spec.name) for scorer in self.scorers]
+        content, counts = encode_part(
+            span, judged, names, {names[i]: what for i, what in self.embeds.items()}, prompts=self.make.prompts
+        )
+        yield Part(span, content, counts, self.identities)
+
+    def _prepare(self, row: Row, span: Span) -> _Prepared:
+        bare = Row(row.number, row.key, row.prompt, "")
+        has_prompt = bool(row.prompt and row.prompt.strip())
+        truncated = has_prompt and self.truncated(cast("str", row.prompt))
+        wanted = [i for i, scorer in enumerate(self.scorers) if has_prompt or not scorer.spec.reads_prompt]
+        problem = None if len(wanted) == len(self.scorers) else Problem("no-prompt", "the row has no prompt")
+        if isinstance(row.image, Problem):
+            return _Prepared(bare, {}, truncated, row.image)
+        if not wanted:
+            return _Prepared(bare, {}, truncated, problem)
+        picture = open_row(row, span, allow_url=self.make.reading.allow_url)
+        if isinstance(picture, Problem):
+            return _Prepared(bare, {}, truncated, picture)
+        inputs = {}
+        for i in wanted:
+            made = self.scorers[i].prepare(picture)
+            if isinstance(made, ImageError):
+                problem = Problem("unreadable-image", str(made))
+            else:
+                inputs[i] = made
+        return _Prepared(bare, inputs, truncated, problem)
+
+    def _judge(self, chunk: Sequence[_Prepared]) -> list[Judged]:
+        scores: list[dict[int, float]] = [{} for _ in chunk]
+        vectors: list[dict[int, Any]] = [{} for _ in chunk]
+        problems = [one.problem for one in chunk]
+        for i, scorer in enumerate(self.scorers):
+            todo = [n for n, one in enumerate(chunk) if i in one.inputs]
+            for start in range(0, len(todo), scorer.batch_size):
+                batch = todo[start : start + scorer.batch_size]
+                inputs, prompts = [chunk[n].inputs[i] for n in batch], [chunk[n].row.prompt or "" for n in batch]
+                if i in self.embeds:
+                    found, embedded = cast("Any", scorer).score_and_embed(inputs, prompts)
+                    for n, vector in zip(batch, embedded.numpy(), strict=True):
+                        vectors[n][i] = vector
+                else:
+                    found = scorer.score_prepared(inputs, prompts)
+                for n, score in zip(batch, found, strict=True):
+                    if math.isfinite(score):
+                        scores[n][i] = score
+                    else:
+                        problems[n] = Problem("no-number", f"{scorer.spec.name} says {score}")
+        every = range(len(self.scorers))
+        return [
+            Judged(
+                one.row,
+                tuple(scores[n].get(i) for i in every),
+                one.truncated,
+                problems[n],
+                tuple(vectors[n].get(i) for i in self.embeds),
+            )
+            for n, one in enumerate(chunk)
+        ]
+
+
+def model_name(name: str) -> str:
+    """A scorer's name as part of a column's name: letters, digits and _ alone, so that SQL needs no quotes."""
+    return "".join(sign if sign.isascii() and sign.isalnum() else "_" for sign in name)
+
+
+def open_row(  # noqa: PLR0911 - each way to fail says so
+    row: Row, span: Span, *, allow_url: bool
+) -> Image.Image | Problem:
+    """Open the image of a row, from its bytes or from where its path leads -> RGB picture, or why there is none."""
+    from humanpref.images import RemoteImage, decode_image, open_image
+
+    image = row.image
+    assert not isinstance(image, Problem)
+    name = image if isinstance(image, str) else row.key or f"row {row.number}"
+    try:
+        if isinstance(image, bytes):
+            return decode_image(image, name)
+        if "://" in image and not allow_url:
+            return Problem("url-not-allowed", f"{name}: URLs are not fetched unless you allow it (--allow-url)")
+        if image.startswith(("http://", "https://")):
+            return open_image(RemoteImage(image))
+        return decode_image(read_bytes(join(span.shard.root, image), MAX_FILE_BYTES), name)
+    except ImageError as error:
+        return Problem("unreadable-image", str(error))
+    except (FileNotFoundError, NotADirectoryError):
+        return Problem("missing-file", f"{name}: no such file")
+    except Exception as error:  # stores far away raise errors of their own
+        return Problem("unreadable-image", f"{name}: cannot be read ({reason_of(error)})")
+
+
+def read_ahead(items: Iterable[T], size: int) -> Iterator[T]:
+    """Yield items that a thread reads, at most `size` ahead; what it raises is raised here."""
+    waiting: queue.Queue[tuple[str, Any]] = queue.Queue(size)
+    stopped = threading.Event()
+
+    def put(what: str, value: Any) -> bool:
+        while not stopped.is_set():
+            try:
+                waiting.put((what, value), timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def read() -> None:
+        try:
+            for item in items:
+                if not put("item", item):
+                    return
+            put("end", None)
+        except BaseException as error:  # raised where the items are used
+            put("error", error)
+
+    thread = threading.Thread(target=read, name="humanpref-read", daemon=True)
+    thread.start()
+    try:
+        while True:
+            what, value = waiting.get()
+            if what == "item":
+                yield value
+            elif what == "end":
+                return
+            else:
+                raise value
+    finally:
+        stopped.set()
+        thread.join(5)

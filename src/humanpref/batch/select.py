@@ -1,0 +1,175 @@
+"""Filter and top-k over the scores of a batch run, by DuckDB: SQL over Parquet that spills to disk what does not fit.
+
+Not by pyarrow's datasets: these stream a filter, but the best rows of each of millions of prompts would have to be held
+in memory by code of our own.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from humanpref.batch.places import filesystem, is_local
+from humanpref.batch.records import BatchError
+from humanpref.batch.score import model_name
+from humanpref.batch.store import ABOUT, SUCCESS
+from humanpref.errors import DataError, MissingExtraError, UnknownNameError, reason_of
+from humanpref.files import sync, whole
+
+FORMATS = {".parquet": "FORMAT parquet, COMPRESSION zstd", ".jsonl": "FORMAT json", ".csv": "FORMAT csv, HEADER"}
+"""What DuckDB is told, by the ending of the output."""
+
+
+@dataclass(frozen=True)
+class SelectReport:
+    """Rows of the scored dataset, those with a score of this scorer, those that were kept, and the score of the lowest
+    of the rows that `min_score` and `quantile` let through (None without them). `complete`: whether the batch run had
+    ended."""
+
+    scores: str
+    out: str
+    column: str
+    rows: int
+    scored: int
+    kept: int
+    threshold: float | None
+    complete: bool
+
+
+def select(
+    scores: str,
+    out: str,
+    *,
+    model: str | None = None,
+    top: int | None = None,
+    per: str | None = None,
+    min_score: float | None = None,
+    quantile: float | None = None,
+    memory_mib: int = 1024,
+) -> SelectReport:
+    """Write the best rows of a scored dataset, in the order of its shards and rows -> what was kept.
+
+    scores: the folder of a batch run; `out`: a .parquet, .jsonl or .csv file, on this machine.
+    model: by whose scores; needed where there are several.
+    top: so many best rows, of all or of each value of the column `per` (ties go to the earlier row); a column `rank`,
+        1 = best, is added then. min_score, quantile: only rows with at least this score; at least this quantile of all
+        scores. Rows without a score are never kept. Everything is written beside each row's identity and scores.
+
+    Memory is bounded by `memory_mib`; what does not fit goes to a temporary folder beside `out`.
+    Raises `BatchError` where nothing is selected by or a column is not there, `DataError` for damaged files.
+    """
+    if top is None and min_score is None and quantile is None:
+        raise BatchError("nothing to select by: give --top, --min-score or --quantile")
+    if per is not None and top is None:
+        raise BatchError("--per says what --top counts within; give --top, too")
+    target = Path(out).expanduser()
+    suffix = target.suffix.lower()
+    if suffix not in FORMATS:
+        raise UnknownNameError(f"{out}: write to a file that ends in {', '.join(FORMATS)}")
+    complete, database = _check(scores), _duckdb()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".select-", dir=target.parent) as spill, database.connect() as base:
+            base.execute(f"SET memory_limit='{memory_mib}MiB'")
+            base.execute(f"SET temp_directory='{_quote(spill)}'")
+            base.execute("SET preserve_insertion_order=false")
+            rows = _source(base, scores)
+            names = [name for name, *_ in base.execute(f"DESCRIBE SELECT * FROM {rows}").fetchall()]  # noqa: S608
+            column = _score_column(scores, names, model)
+            if per is not None and per not in names:
+                why = "; score it again with --prompts" if per == "prompt" else ""
+                raise BatchError(f"{scores}: has no column {per!r}; its columns are {', '.join(names)}{why}")
+            return _write(base, rows, scores, target, suffix, column, top, per, min_score, quantile, complete)
+    except database.Error as error:
+        raise DataError(f"{scores}: cannot be selected from ({reason_of(error, 300)})") from None
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written ({error.strerror or error})") from None
+
+
+def _write(
+    base: Any,
+    rows: str,
+    scores: str,
+    target: Path,
+    suffix: str,
+    column: str,
+    top: int | None,
+    per: str | None,
+    min_score: float | None,
+    quantile: float | None,
+    complete: bool,
+) -> SelectReport:
+    name, floor = _name(column), min_score
+    total, scored = base.execute(f"SELECT count(*), count({name}) FROM {rows}").fetchone()  # noqa: S608
+    if quantile is not None and scored:
+        # by rank and not by a quantile function, which would hold all scores in memory
+        place = min(scored - 1, int(quantile * scored))
+        ordered = f"SELECT {name} FROM {rows} WHERE {name} IS NOT NULL ORDER BY {name} LIMIT 1 OFFSET {place}"  # noqa: S608
+        cut = float(base.execute(ordered).fetchone()[0])
+        floor = cut if floor is None else max(floor, cut)
+    where = f"{name} IS NOT NULL" + ("" if floor is None else f" AND {name} >= CAST({floor!r} AS DOUBLE)")
+    query = f"SELECT * FROM {rows} WHERE {where}"  # noqa: S608
+    if top is not None:
+        group = "" if per is None else f"PARTITION BY {_name(per)} "
+        order = f'row_number() OVER ({group}ORDER BY {name} DESC, shard, "row")'
+        query = f"SELECT *, {order} AS rank FROM ({query}) QUALIFY rank <= {top}"  # noqa: S608
+    with whole(target) as part:
+        copy = f"COPY ({query} ORDER BY shard, \"row\") TO '{_quote(str(part))}' ({FORMATS[suffix]})"
+        kept = base.execute(copy).fetchone()[0]
+        sync(part)
+    return SelectReport(scores, str(target), column, total, scored, kept, floor, complete)
+
+
+def _check(scores: str) -> bool:
+    """See that a folder is of a batch run -> whether it is complete."""
+    system, path = filesystem(scores)
+    if not system.exists(posixpath.join(path, ABOUT)):
+        raise BatchError(f"{scores}: holds no scores of humanpref batch (no {ABOUT})")
+    if not system.glob(posixpath.join(path, "*.parquet")):
+        raise BatchError(f"{scores}: holds no scores yet")
+    return bool(system.exists(posixpath.join(path, SUCCESS)))
+
+
+def _source(base: Any, scores: str) -> str:
+    """The rows of all parts as DuckDB names them; those of a far file system come through fsspec."""
+    system, path = filesystem(scores)
+    prefix = (
+        "" if is_local(system) else f"{system.protocol if isinstance(system.protocol, str) else system.protocol[0]}://"
+    )
+    if prefix:
+        base.register_filesystem(system)
+    folder = path if not prefix else prefix + path.lstrip("/")
+    return f"read_parquet('{_quote(posixpath.join(folder, '*.parquet'))}')"
+
+
+def _score_column(scores: str, names: list[str], model: str | None) -> str:
+    found = [name for name in names if name.startswith("score_")]
+    listed = ", ".join(name.removeprefix("score_") for name in found)
+    if model is None:
+        if len(found) != 1:
+            raise BatchError(f"{scores}: has scores of several scorers ({listed}); choose one by --model")
+        return found[0]
+    wanted = f"score_{model_name(os.path.basename(model.rstrip('/')))}"  # noqa: PTH119 - a name, or a path
+    if wanted not in found:
+        raise BatchError(f"{scores}: has no scores of {model}; it has those of {listed}")
+    return wanted
+
+
+def _duckdb() -> Any:
+    try:
+        import duckdb
+    except ImportError:
+        raise MissingExtraError('select needs DuckDB: pip install "humanpref[batch]"') from None
+    return duckdb
+
+
+def _quote(text: str) -> str:
+    return text.replace("'", "''")
+
+
+def _name(column: str) -> str:
+    return '"' + column.replace('"', '""') + '"'

@@ -1,0 +1,106 @@
+"""From words (files, globs, folders, URLs) to shards: which files are the input, and of which kind each is."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+from typing import Any
+
+from humanpref.batch.places import filesystem, is_local
+from humanpref.batch.records import Reading, Shard
+from humanpref.errors import DataError, reason_of
+from humanpref.images import SUFFIXES, natural
+
+KINDS = {
+    ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv",
+    ".tar": "tar", ".tar.gz": "tar", ".tgz": "tar",
+}  # fmt: skip
+"""The kind of a shard by the ending of its name."""
+
+MANIFEST, RUN = "manifest.jsonl", "run.json"  # what `humanpref generate` leaves beside its images
+
+
+def kind_of(name: str) -> str | None:
+    """The kind of a shard of this name, None for anything else."""
+    lower = name.lower()
+    return next((kind for suffix, kind in KINDS.items() if lower.endswith(suffix)), None)
+
+
+def find_shards(words: Sequence[str], reading: Reading) -> list[Shard]:
+    """Return the shards that words stand for, in the order given; those of a folder or glob in natural order.
+
+    A folder stands for the shards in it and below it; without any, for the images in it and below it; a folder of
+    `humanpref generate` for its manifest. Raises `DataError` where there is nothing, or shards of several kinds.
+    """
+    shards: list[Shard] = []
+    for word in words:
+        try:
+            shards += _expand(word, reading)
+        except OSError as error:
+            raise DataError(f"{word}: cannot be read ({error.strerror or reason_of(error)})") from None
+    if len(kinds := sorted({shard.kind for shard in shards})) > 1:
+        raise DataError(
+            f"the input is of several kinds ({', '.join(kinds)}); score each kind by itself, into its own OUT"
+        )
+    names = [shard.name for shard in shards]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{twice}: is named twice; name each file once")
+    return shards
+
+
+def _expand(word: str, reading: Reading) -> list[Shard]:
+    if not word or "\0" in word:
+        raise DataError(f"{word[:80]!r}: not a possible file name")
+    system, path = filesystem(word)
+    if system.isfile(path):
+        if (kind := kind_of(path)) is None:
+            raise DataError(f"{word}: unknown kind of file (known: {', '.join(KINDS)}, and folders)")
+        return [_file(system, path, word, kind, reading)]
+    if system.isdir(path):
+        return _folder(system, path, word, reading)
+    if any(sign in word for sign in "*?["):
+        found = sorted((p for p in system.glob(path) if system.isfile(p)), key=natural)
+        if not found:
+            raise DataError(f"{word}: nothing matches this pattern")
+        if unknown := [p for p in found if kind_of(p) is None]:
+            raise DataError(f"{word}: matches {unknown[0]}, which is none of {', '.join(KINDS)}; narrow the pattern")
+        return [_file(system, p, _as_given(system, path, word, p), str(kind_of(p)), reading) for p in found]
+    raise DataError(f"{word}: no such file or folder")
+
+
+def _folder(system: Any, path: str, word: str, reading: Reading) -> list[Shard]:
+    word = word.rstrip("/") or word
+    manifest = posixpath.join(path, MANIFEST)
+    if system.isfile(manifest) and system.isfile(posixpath.join(path, RUN)):
+        return [_file(system, manifest, f"{word}/{MANIFEST}", "jsonl", reading)]
+    files = [p for p in system.find(path) if not posixpath.basename(p).startswith((".", "_"))]
+    found = sorted((p for p in files if kind_of(p)), key=natural)
+    kinds = sorted({str(kind_of(p)) for p in found})
+    if len(kinds) > 1:
+        raise DataError(
+            f"{word}: holds {' and '.join(kinds)} files; name those that are the input ({word}/*.{kinds[0]})"
+        )
+    if found:
+        return [_file(system, p, _as_given(system, path, word, p), kinds[0], reading) for p in found]
+    images = sum(1 for p in files if posixpath.splitext(p)[1].lower() in SUFFIXES)
+    if not images:
+        raise DataError(f"{word}: the folder holds neither shards ({', '.join(KINDS)}) nor images")
+    url = path if is_local(system) else system.unstrip_protocol(path)
+    return [Shard(word, url, "folder", images, url)]
+
+
+def _file(system: Any, path: str, name: str, kind: str, reading: Reading) -> Shard:
+    url = path if is_local(system) else system.unstrip_protocol(path)
+    return Shard(name, url, kind, int(system.size(path) or 0), reading.image_root or posixpath.dirname(url))
+
+
+def _as_given(system: Any, path: str, word: str, found: str) -> str:
+    """The name of a file that was found, in the user's spelling: what he typed of the folder, and the rest."""
+    if not is_local(system):
+        return str(system.unstrip_protocol(found))
+    fixed = path
+    for sign in "*?[":
+        fixed, word = fixed.split(sign, 1)[0], word.split(sign, 1)[0]
+    folder, typed = (fixed, word) if fixed == path else (posixpath.dirname(fixed), posixpath.dirname(word))
+    return posixpath.join(typed, posixpath.relpath(found, folder))

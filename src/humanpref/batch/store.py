@@ -1,0 +1,221 @@
+"""The output of a batch run: its lock, what it was made with, its parts. One run at a time writes it.
+
+A part appears under its name whole or not at all: on a local file system it is written beside, brought to the disk and
+renamed; an object store shows an object when all of it has arrived; elsewhere it is moved into place.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import posixpath
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from humanpref.batch.parts import read_counts
+from humanpref.batch.places import failing_with_name, filesystem, is_local
+from humanpref.batch.records import BatchError, Counts, Shard
+from humanpref.errors import DataError, reason_of
+from humanpref.files import sync, whole
+
+ABOUT, SUCCESS, LOCK = "_batch.json", "_SUCCESS", ".lock"
+"""Names that readers of Parquet folders pass over."""
+
+VERSION = 1
+OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az", "adl", "oci", "hf", "memory"})
+"""File systems on which a file is there when it is whole."""
+
+READS_AT_ONCE = 16
+
+
+class ScoreFolder:
+    """The folder; a local one is held by a lock that the system lets go of when this process ends, however it ends."""
+
+    def __init__(self, out: str) -> None:
+        self.out = out
+        self._system, self._path = filesystem(out)
+        self.is_local = is_local(self._system)
+        self._lock: IO[bytes] | None = None
+        try:
+            self._check_is_ours()
+            self._system.makedirs(self._path, exist_ok=True)
+            if self.is_local:
+                self._lock = _take_lock(Path(self._path) / LOCK, out)
+                for part in Path(self._path).glob(".*.part"):
+                    part.unlink()
+        except OSError as error:
+            raise self._trouble(error) from None
+
+    def __enter__(self) -> ScoreFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    def agree(self, settings: Mapping[str, Any], shards: Sequence[Shard]) -> None:
+        """Check that this run goes on with what is here, and note it. Shards may be added.
+
+        Raises `BatchError` naming what differs, or the shard that is gone or of another size.
+        """
+        about = self._read_about()
+        now = {shard.name: shard.size for shard in shards}
+        identities = None
+        if about is not None:
+            self._compare(about["settings"], settings)
+            for name, size in about["shards"].items():
+                if name not in now:
+                    raise BatchError(f"{self.out}: was made with the shard {name}, too, which is not in the input now")
+                if now[name] != size:
+                    raise BatchError(
+                        f"{name}: has changed since {self.out} was begun (from {size:,} to {now[name]:,} bytes); "
+                        "choose another OUT"
+                    )
+            identities = about["identities"]
+        self.about: dict[str, Any] = {
+            "version": VERSION,
+            "settings": dict(settings),
+            "identities": identities,
+            "shards": now,
+        }
+        if self.about != about:
+            self._write_about()
+
+    def agree_on_scorers(self, identities: Sequence[str]) -> None:
+        """Check that a part was scored as all others were, by the scorers' identities. Raises `BatchError`."""
+        was = self.about["identities"]
+        if was == list(identities):
+            return
+        if was is not None:
+            raise BatchError(
+                f"{self.out}: holds scores of other scorers: {_difference(was, identities)}; choose another OUT"
+            )
+        self.about["identities"] = list(identities)
+        self._write_about()
+
+    def finished(self) -> set[str]:
+        """The names of the parts that are there."""
+        with failing_with_name(self.out):
+            self._system.invalidate_cache()
+            found = self._system.ls(self._path, detail=False)
+        names = (posixpath.basename(str(path).rstrip("/")) for path in found)
+        return {name for name in names if name.endswith(".parquet") and not name.startswith((".", "_"))}
+
+    def put(self, name: str, content: bytes) -> None:
+        """Put a file in place, whole or not at all. Raises `DataError` where that fails."""
+        path = posixpath.join(self._path, name)
+        try:
+            if self.is_local:
+                with whole(Path(path)) as part:
+                    part.write_bytes(content)
+                    sync(part)
+                sync(Path(self._path))
+            elif self._protocols() & OBJECT_STORES:
+                self._system.pipe_file(path, content)
+            else:
+                aside = posixpath.join(self._path, f".{name}.part")
+                self._system.pipe_file(aside, content)
+                self._system.mv(aside, path)
+        except OSError as error:
+            raise self._trouble(error) from None
+
+    def unfinish(self) -> None:
+        """Take the mark of a complete output away: more is going to be made."""
+        path = posixpath.join(self._path, SUCCESS)
+        with failing_with_name(self.out, "cannot be written"):
+            if self._system.exists(path):
+                self._system.rm_file(path)
+
+    def finish(self, totals: Mapping[str, Any]) -> None:
+        """Mark the output as complete; the mark holds its totals."""
+        self.put(SUCCESS, json.dumps(totals, indent=1, ensure_ascii=False).encode())
+
+    def count(self, names: Iterable[str]) -> Counts:
+        """Add up what parts count. Raises `DataError` naming one that is damaged."""
+
+        def one(name: str) -> Counts:
+            with failing_with_name(f"{self.out}/{name}"), self._system.open(posixpath.join(self._path, name)) as file:
+                return read_counts(file, f"{self.out}/{name}")
+
+        with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+            return sum(pool.map(one, sorted(names)), Counts())
+
+    def _protocols(self) -> set[str]:
+        protocol = self._system.protocol
+        return {protocol} if isinstance(protocol, str) else set(protocol)
+
+    def _check_is_ours(self) -> None:
+        """Refuse a place that holds something else: a run never writes among files that it did not make."""
+        if self._system.isfile(self._path):
+            raise BatchError(f"{self.out}: is a file; OUT names a folder")
+        if not self._system.isdir(self._path):
+            return
+        names = {posixpath.basename(str(p).rstrip("/")) for p in self._system.ls(self._path, detail=False)}
+        if names - {LOCK} and ABOUT not in names:
+            raise BatchError(f"{self.out}: holds other files and no {ABOUT}; choose an empty or new folder for OUT")
+
+    def _read_about(self) -> dict[str, Any] | None:
+        path = posixpath.join(self._path, ABOUT)
+        try:
+            if not self._system.exists(path):
+                return None
+            about = json.loads(self._system.cat_file(path))
+            if about["version"] != VERSION:
+                raise BatchError(f"{self.out}: was made by another version of this program; choose another OUT")
+            return {name: about[name] for name in ("version", "settings", "identities", "shards")}
+        except (OSError, ValueError, KeyError, TypeError):
+            raise DataError(f"{self.out}/{ABOUT}: is damaged; choose another OUT") from None
+
+    def _write_about(self) -> None:
+        self.put(ABOUT, json.dumps(self.about, indent=1, ensure_ascii=False).encode())
+
+    def _compare(self, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        for name in dict.fromkeys((*was, *now)):
+            if was.get(name) != now.get(name):
+                raise BatchError(
+                    f"{self.out}: holds another run: {name.replace('_', ' ')} was {_short(was.get(name))}, "
+                    f"is now {_short(now.get(name))}; choose another OUT"
+                )
+
+    def _trouble(self, error: OSError) -> DataError:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            return DataError(
+                f"{self.out}: the disk is full; what was scored is kept: make room and run the same command again"
+            )
+        return DataError(f"{self.out}: cannot be written ({error.strerror or reason_of(error)})")
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)[:200]
+
+
+def _difference(was: Sequence[str], now: Sequence[str]) -> str:
+    """What differs in the identities of two lists of scorers, as `device was cuda, is now cpu`."""
+    for before, after in zip(was, now, strict=False):
+        old, new = (dict(word.partition("=")[::2] for word in text.split()) for text in (before, after))
+        for name in dict.fromkeys((*old, *new)):
+            if old.get(name) != new.get(name):
+                scorer = new.get("scorer", "")
+                return f"{name} of {scorer} was {str(old.get(name))[:40]}, is now {str(new.get(name))[:40]}"
+    return f"{len(was)} scorers then, {len(now)} now"
+
+
+def _take_lock(path: Path, out: str) -> IO[bytes]:
+    file = path.open("ab+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read(100).decode(errors="replace").strip()
+        file.close()
+        raise BatchError(f"{out}: another run is writing there ({holder}); wait for it, or end it") from None
+    with suppress(OSError):  # the name is for people; a full disk is no reason to stop here
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}".encode())
+        file.flush()
+    return file

@@ -1,0 +1,137 @@
+"""Workers that are processes of this machine, each started afresh (spawn): the engine `local` with several.
+
+A pool of our own, since the standard library's breaks as a whole when one process is killed. A worker holds one batch
+at a time, so that neither side ever writes into a full pipe while the other does, too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from humanpref.engines import MAX_LOSSES, EngineError, MakeWorker
+from humanpref.errors import HumanprefError, reason_of
+
+_END = object()
+
+
+@dataclass
+class _Process:
+    process: Any
+    connection: Connection
+    held: tuple[Any, int] | None = None
+    """The batch it works on, and how many workers died on it."""
+
+
+class ProcessPool:
+    """`count` processes. `environments`: what each has in its environment besides this process's own."""
+
+    def __init__(
+        self,
+        make_worker: MakeWorker[Any, Any],
+        environments: list[Mapping[str, str]],
+        on_note: Callable[[str], None],
+    ) -> None:
+        self.make_worker, self.environments, self.on_note = make_worker, environments, on_note
+        self.again: deque[tuple[Any, int]] = deque()
+        self.workers: list[_Process] = []
+
+    def run(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Yield the results of all batches, those of a batch when it is done. Raises `EngineError`."""
+        try:
+            for environment in self.environments:
+                if (task := self._next(batches)) is None:
+                    break  # fewer batches than processes: the rest is not started
+                self.workers.append(self._start(environment))
+                self._give(self.workers[-1], task)
+            while busy := [worker for worker in self.workers if worker.held is not None]:
+                for ready in wait([worker.connection for worker in busy]):
+                    worker = next(worker for worker in busy if worker.connection is ready)
+                    try:
+                        problem, results = worker.connection.recv()
+                    except (EOFError, OSError):
+                        self._lost(worker)
+                        continue
+                    worker.held = None
+                    if problem:
+                        raise EngineError(problem)
+                    if (task := self._next(batches)) is not None:
+                        self._give(worker, task)
+                    yield from results
+        finally:
+            self._close()
+
+    def _next(self, batches: Iterator[Any]) -> tuple[Any, int] | None:
+        if self.again:
+            return self.again.popleft()
+        return None if (batch := next(batches, _END)) is _END else (batch, 0)
+
+    def _give(self, worker: _Process, task: tuple[Any, int]) -> None:
+        worker.held = task
+        with suppress(OSError):  # it died meanwhile; that is seen when its answer is awaited
+            worker.connection.send(task[0])
+
+    def _start(self, environment: Mapping[str, str]) -> _Process:
+        context = get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, dict(environment)), daemon=True)
+        process.start()
+        theirs.close()
+        with suppress(OSError):
+            ours.send(self.make_worker)
+        return _Process(process, ours)
+
+    def _lost(self, worker: _Process) -> None:
+        assert worker.held is not None
+        batch, losses = worker.held
+        worker.process.join()
+        worker.connection.close()
+        if losses + 1 >= MAX_LOSSES:
+            raise EngineError(
+                f"workers died {losses + 1} times on the same batch ({_how(worker.process.exitcode)}); is memory short?"
+            )
+        self.on_note(f"a worker died ({_how(worker.process.exitcode)}); its batch is given to another")
+        place = self.workers.index(worker)
+        self.workers[place] = self._start(self.environments[place])
+        self._give(self.workers[place], (batch, losses + 1))
+
+    def _close(self) -> None:
+        for worker in self.workers:
+            worker.process.terminate()
+        for worker in self.workers:
+            worker.process.join(5)
+            worker.connection.close()
+
+
+def _how(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        with suppress(ValueError):
+            return f"by {signal.Signals(-exitcode).name}"
+    return f"with status {exitcode}"
+
+
+def _serve(connection: Connection, environment: dict[str, str]) -> None:
+    """What a process does: take the way to make a worker, make it, answer batches until nobody asks any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; ours ends us
+    os.environ.update(environment)  # before numpy and torch are imported, which the worker does
+    with suppress(EOFError, OSError):  # the other side is gone
+        make_worker = connection.recv()
+        worker: Any = None
+        while True:
+            batch = connection.recv()
+            try:
+                if worker is None:
+                    worker = make_worker()
+                answer: tuple[str, Any] = "", list(worker(batch))
+            except HumanprefError as error:
+                answer = str(error), None
+            except Exception as error:  # a fault of the worker's code; this process has more batches to come
+                answer = f"a worker failed: {reason_of(error, 300)}", None
+            connection.send(answer)
