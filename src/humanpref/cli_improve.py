@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import typer
 
+from humanpref.cli_improve_tokens import templates_command, tokens_command
+
 improve_app = typer.Typer(no_args_is_help=True, help="Raise the score, and measure by how much.")
 
 
 @improve_app.callback()
 def improve_callback() -> None:
     """Raise the score, and measure by how much."""
+
+
+improve_app.command("tokens")(tokens_command)
+improve_app.command("templates")(templates_command)

@@ -51,7 +51,12 @@ class Nothing:
         return backend
 
 
-KINDS: Mapping[str, Kind] = MappingProxyType({"none": Kind("humanpref.improve.methods", "Nothing", "NoConfig")})
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "none": Kind("humanpref.improve.methods", "Nothing", "NoConfig"),
+        "tokens": Kind("humanpref.improve.tokens", "Tokens", "TokensConfig", "NAME[,NAME...]"),
+    }
+)
 """The methods: `none` is doing nothing."""
 
 
