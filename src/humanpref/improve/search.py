@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -23,6 +24,7 @@ from humanpref.improve.templates import Template
 from humanpref.improve.tokens import takes_negatives
 from humanpref.improve.vocabulary import check_vocabulary
 from humanpref.prompts.records import Prompt
+from humanpref.resampling import MIN_CLUSTERS
 from humanpref.scorers.base import Scorer
 from humanpref.scorers.together import Together
 from humanpref.tables import to_json
@@ -93,6 +95,7 @@ def search_tokens(
         schedule=schedule,
         selection_prompts=len(first) if chosen else 0,
         holdout_prompts=len(last),
+        needed_prompts=prompts_needed(schedule.finalists),
         held_out_prompts=apart,
         candidates=tuple(state.report() for state in sorted(states, key=State.place)),
         notes=tuple(search.notes),
@@ -125,15 +128,20 @@ def _hold_out(stage: Stage, finalists: list[State], schedule: Schedule) -> None:
     checks = adjusted([own for _, own in found if own is not None])
     for i, (state, gain) in enumerate(zip(finalists, adjusted([gain for gain, _ in found]), strict=True)):
         state.holdout, state.check_holdout = gain, checks[i] if checks else None
-        state.verdict = _verdict(gain, state.check_holdout)
+        state.verdict = _verdict(gain, state.check_holdout, len(finalists))
 
 
-def _verdict(gain: Gain, check: Gain | None) -> Verdict:
-    if gain.ci is None:
+def _verdict(gain: Gain, check: Gain | None, finalists: int) -> Verdict:
+    if gain.ci is None or gain.prompts < prompts_needed(finalists):
         return "unknown"
     if not gain.positive or gain.p_value > ALPHA:
         return "no gain"
     return "suspect" if check is not None and not check.positive else "holds"
+
+
+def prompts_needed(finalists: int) -> int:
+    """Return how many prompts the holdout takes: with fewer not even gains on all could pass the sign-flip test."""
+    return max(MIN_CLUSTERS, math.ceil(math.log2(2 * finalists / ALPHA)))
 
 
 def _check(

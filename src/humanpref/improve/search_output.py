@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -24,12 +25,17 @@ def search_table(report: SearchReport) -> str:
     headings = [f"{name}, holdout" for name in (report.scorer, *checks)]
     table = make_table(title, ">tokens", headings[0], "p (Holm)", *headings[1:], "when chosen", "images", ">result")
     for one in report.candidates:
-        result = one.verdict if one.left_in is None else f"left in round {one.left_in}: {one.why}"
+        result = one.verdict if one.left_in is None else f"left in round {one.left_in}"
         p = "-" if one.holdout is None else f"{one.holdout.p_value:.2g}"
         shown = [gain_text(one.holdout), p, *([gain_text(one.check_holdout)] if checks else [])]
         add_row(table, shown_name(one.template), *shown, gain_text(one.selection), f"{one.images:,}", result)
-    specs = [f"--method {one.spec!r}" for one in report.candidates if one.verdict == "holds" and one.spec is not None]
-    return "\n".join([render(table), *(["", "To use them:", *(f"  {spec}" for spec in specs)] if specs else [])])
+    specs = [shlex.quote(one.spec) for one in report.candidates if one.verdict == "holds" and one.spec is not None]
+    return "\n".join(
+        [
+            render(table),
+            *(["", "As methods, wherever a method is taken:", *(f"  {spec}" for spec in specs)] if specs else []),
+        ]
+    )
 
 
 def search_json(report: SearchReport) -> str:
@@ -45,7 +51,10 @@ def warnings(report: SearchReport) -> tuple[str, ...]:
         for one in report.suspects
     ]
     if any(one.verdict == "unknown" for one in report.candidates):
-        found.append("fewer than five prompts: no interval, so no gain can be said to hold")
+        found.append(
+            f"too few prompts in the holdout to say of {report.schedule.finalists} finalists that a gain holds; at least "
+            f"{report.needed_prompts} are needed there"
+        )
     if report.check is None and any(one.verdict == "holds" for one in report.candidates):
         found.append("one scorer alone cannot tell a better picture from one that fools it; add --check-model")
     return tuple(found)

@@ -60,7 +60,8 @@ class SearchReport:
     """A search: finalists first, best first, then the others, last left first.
 
     `spent` images of the `budget`, `baseline_images` of them without tokens. `held_out_prompts`: the holdout is of
-    other prompts than the selection, not only of other seeds. `notes` are for the person who reads.
+    other prompts than the selection, not only of other seeds. With fewer prompts in the holdout than `needed_prompts` no
+    gain can be said to hold ("unknown"). `notes` are for the person who reads.
     """
 
     out: str
@@ -74,6 +75,7 @@ class SearchReport:
     schedule: Schedule
     selection_prompts: int
     holdout_prompts: int
+    needed_prompts: int
     held_out_prompts: bool
     candidates: tuple[Candidate, ...]
     notes: tuple[str, ...]
