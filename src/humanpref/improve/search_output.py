@@ -30,12 +30,8 @@ def search_table(report: SearchReport) -> str:
         shown = [gain_text(one.holdout), p, *([gain_text(one.check_holdout)] if checks else [])]
         add_row(table, shown_name(one.template), *shown, gain_text(one.selection), f"{one.images:,}", result)
     specs = [shlex.quote(one.spec) for one in report.candidates if one.verdict == "holds" and one.spec is not None]
-    return "\n".join(
-        [
-            render(table),
-            *(["", "As methods, wherever a method is taken:", *(f"  {spec}" for spec in specs)] if specs else []),
-        ]
-    )
+    heading = ["", "As methods, wherever a method is taken:"] if specs else []
+    return "\n".join([render(table), *heading, *(f"  {spec}" for spec in specs)])
 
 
 def search_json(report: SearchReport) -> str:
@@ -52,8 +48,8 @@ def warnings(report: SearchReport) -> tuple[str, ...]:
     ]
     if any(one.verdict == "unknown" for one in report.candidates):
         found.append(
-            f"too few prompts in the holdout to say of {report.schedule.finalists} finalists that a gain holds; at least "
-            f"{report.needed_prompts} are needed there"
+            f"too few prompts in the holdout to say of {report.schedule.finalists} finalists that a gain holds; at "
+            f"least {report.needed_prompts} are needed there"
         )
     if report.check is None and any(one.verdict == "holds" for one in report.candidates):
         found.append("one scorer alone cannot tell a better picture from one that fools it; add --check-model")

@@ -60,7 +60,7 @@ class SearchReport:
     """A search: finalists first, best first, then the others, last left first.
 
     `spent` images of the `budget`, `baseline_images` of them without tokens. `held_out_prompts`: the holdout is of
-    other prompts than the selection, not only of other seeds. With fewer prompts in the holdout than `needed_prompts` no
+    other prompts than the selection, not only of other seeds. With fewer holdout prompts than `needed_prompts` no
     gain can be said to hold ("unknown"). `notes` are for the person who reads.
     """
 
