@@ -17,7 +17,7 @@ from PIL import Image
 
 from humanpref import cli
 from humanpref.errors import DataError, HumanprefError, ScoreError
-from humanpref.generate import Prompt, make_backend
+from humanpref.generate import GenerateError, Prompt, make_backend
 from humanpref.improve.gains import adjusted, paired_gain
 from humanpref.improve.methods import ImproveError
 from humanpref.improve.schedule import halving, new_images, plan, split_pairs
@@ -241,7 +241,18 @@ def test_a_token_that_the_backend_refuses_is_left(tmp_path: Path) -> None:
     assert "images are missing" in lost.why
     assert report.candidates[0].verdict == "holds"
     with pytest.raises(ImproveError, match="too many images failed or were refused to compare anything"):
-        search(tmp_path / "t", prompts=[Prompt(f"thing refuse {n}", str(n)) for n in range(20)])
+        search(
+            tmp_path / "t",
+            vocabulary="a b c",
+            budget=60,
+            prompts=[Prompt(f"thing refuse {n}", str(n)) for n in range(20)],
+        )
+
+
+def test_a_backend_that_no_longer_works_ends_the_search_by_name(tmp_path: Path) -> None:
+    prompts = [Prompt(f"thing fail {n}", str(n)) for n in range(60)]
+    with pytest.raises(GenerateError, match="^baseline: painter: 25 images in a row failed, the last one: not that"):
+        search(tmp_path / "s", prompts=prompts, vocabulary="a", budget=100)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from humanpref.engines import Engine
 from humanpref.errors import ImageError, ScoreError
-from humanpref.generate.contract import Backend, file_name
+from humanpref.generate.contract import Backend, GenerateError, file_name
 from humanpref.generate.manifest import read_manifest
 from humanpref.generate.run import Track, generate
 from humanpref.generate.store import MANIFEST
@@ -110,6 +110,7 @@ class Stage:
         self.scores: dict[str, list[dict[Pair, float]]] = {}  # by candidate, then by scorer
         self.made: dict[str, Made] = {}
         self.pairs: list[Pair] = []
+        self.count = 0
 
     @property
     def asked(self) -> int:
@@ -124,7 +125,7 @@ class Stage:
     def run(self, title: str, states: Sequence[State], count: int, number: int) -> list[State]:
         """Make and score the first `count` pairs of the baseline and the candidates -> those that have their images."""
         names = [BASELINE, *(_key(state.template) for state in states)]
-        new = count - max((made.asked for made in self.made.values()), default=0)
+        new, self.count = count - self.count, count
         with self.shared.track(title, new * len(names)) as advance:
             self._make(BASELINE, self.shared.backend, count, new, advance)
             for state in states:  # made of the backend one at a time: each may hold a pipeline of its own
@@ -160,17 +161,20 @@ class Stage:
         folder = self.folder / name
         made = 0
         for first, images in split_pairs(count, len(self.prompts)):
-            report = generate(
-                self.prompts[:first],
-                [backend],
-                folder,
-                seed=self.seed,
-                images_per_prompt=images,
-                engine=self.shared.engine,
-                retry_failed=self.shared.retry_failed,
-                track=lambda _, __: nullcontext(advance),
-                on_note=lambda note: self.shared.note(f"{name}: {note}"),
-            )
+            try:
+                report = generate(
+                    self.prompts[:first],
+                    [backend],
+                    folder,
+                    seed=self.seed,
+                    images_per_prompt=images,
+                    engine=self.shared.engine,
+                    retry_failed=self.shared.retry_failed,
+                    track=lambda _, __: nullcontext(advance),
+                    on_note=lambda note: self.shared.note(f"{name}: {note}"),
+                )
+            except GenerateError as error:
+                raise GenerateError(f"{name}: {error}") from None
             made += report.made + report.refused + report.failed
         self.shared.made += made
         for _ in range(new - made):  # there already
