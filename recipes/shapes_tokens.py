@@ -11,25 +11,19 @@ Stop it when you like: the same command goes on. Prints Markdown.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import torch
-from PIL import Image
-from torch import Tensor
 
 from humanpref import load_scorer
 from humanpref.cache import ScoreCache
 from humanpref.generate import Prompt, make_backend
-from humanpref.images import ImageSource, open_image
 from humanpref.improve.search import search_tokens
 from humanpref.improve.search_output import gain_text, plot_gains, warnings
 from humanpref.improve.search_records import SearchReport
 from humanpref.improve.templates import Template
 from humanpref.improve.vocabulary import place_token
-from humanpref.scorers.base import BatchScorer, Scorer, ScorerSpec
+from humanpref.scorers import Scorer
 from humanpref.shapes.grammar import captions
-from humanpref.shapes.quality import quality
 from humanpref.terminal import progress
 
 VOCABULARY = (
@@ -51,35 +45,6 @@ VOCABULARY = (
     Template("not Weird image.", negative="Weird image."),
 )
 """What was trained (good and bad picture.), its parts, words that the tokenizer spells letter by letter, content."""
-
-
-class Truth(BatchScorer[Image.Image]):
-    """The known quality of a picture by the caption that was asked for, in [0, 1]."""
-
-    def __init__(self) -> None:
-        super().__init__(ScorerSpec("truth", "the known quality", "Apache-2.0", reads_prompt=True, family="lite"))
-
-    def _settings(self) -> Mapping[str, str]:
-        return {}
-
-    @property
-    def logit_scale(self) -> None:
-        """None: it says no probability."""
-        return
-
-    def truncated(self, prompt: str) -> bool:  # noqa: ARG002
-        """Tell whether the prompt was cut: never."""
-        return False
-
-    def _prepare(self, image: ImageSource | Tensor) -> Image.Image:
-        assert not isinstance(image, Tensor)
-        return open_image(image)
-
-    def _score_prepared(self, batch: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
-        return torch.tensor([quality(one, text).total for one, text in zip(batch, prompts, strict=True)])
-
-    def _score_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        raise NotImplementedError
 
 
 def show(title: str, report: SearchReport) -> None:
@@ -112,7 +77,7 @@ def main() -> None:
     options = parser.parse_args()
     prompts = [Prompt(text, f"{i:03d}") for i, text in enumerate(captions(200, 777)[: options.prompts])]
     backend = make_backend("diffusers:shapes,batch_size=16")
-    lite, truth = load_scorer("lite"), Truth()
+    lite, truth = load_scorer("lite"), load_scorer("shapes-truth")
     options.out.mkdir(parents=True, exist_ok=True)
 
     def search(

@@ -73,7 +73,8 @@ def gain_text(gain: Gain | None) -> str:
     """A gain with its interval, "-" where there is none."""
     if gain is None:
         return "-"
-    return f"{gain.value:+.3f}" + ("" if gain.ci is None else " [{:+.3f}, {:+.3f}]".format(*gain.ci))
+    value, *ends = (f"{round(x, 3) + 0.0:+.3f}" for x in (gain.value, *(gain.ci or ())))  # + 0.0: no "-0.000"
+    return f"{value} [{', '.join(ends)}]" if ends else value
 
 
 def shown_name(template: Template) -> str:
