@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from humanpref.errors import DataError, HumanprefError, UnknownNameError
-from humanpref.generate import Prompt, generate, make_backend, read_groups
+from humanpref.generate import Prompt, Request, generate, make_backend, read_groups
 from humanpref.generate.diffusion import DiffusersBackend
 from humanpref.improve import apply_methods, make_methods
 from humanpref.improve.methods import ImproveError
@@ -68,13 +68,25 @@ def test_everything_kept_is_about_the_prompt_that_was_asked_for(tmp_path: Path) 
     made = rows(tmp_path)
     assert [row["prompt"] for row in made[::2]] == ["thing 0", "thing 1", "refuse", "fail"]
     assert [row["status"] for row in made[::2]] == ["done", "done", "refused", "failed"]
-    assert made[0]["settings"]["tokens"] == [{"prefix": "good ", "suffix": ", best quality, masterpiece"}]
+    assert made[0]["settings"]["methods"] == [
+        {"method": "tokens", "prefix": "good ", "suffix": ", best quality, masterpiece"}
+    ]
     assert (made[0]["model"], made[0]["made_with"]) == ("painter", "numpy")
     assert [group.prompt for group in read_groups(tmp_path)] == ["thing 0", "thing 1"]
-    with pytest.raises(HumanprefError, match="holds another run: tokens of painter was"):
+    with pytest.raises(HumanprefError, match="holds another run: methods of painter was"):
         generate(things(2), [make_methods("tokens:detailed")[0].apply(painter)], tmp_path)
-    with pytest.raises(HumanprefError, match="holds another run: tokens of painter was"):
+    with pytest.raises(HumanprefError, match="holds another run: methods of painter was"):
         generate(things(2), [painter], tmp_path)
+
+
+def test_images_of_one_prompt_and_number_keep_their_seeds() -> None:
+    """As those that best-of asks for."""
+    backend = with_tokens(Painter(), TEMPLATES["quality"])
+    asked = [Request(Prompt("thing", "t"), 0, seed, 0) for seed in range(6)]
+    assert [outcome.request for outcome in backend.generate(asked)] == asked
+    chosen = Painter(settings={"methods": [{"method": "best-of", "n": 4}]})
+    with pytest.raises(ImproveError, match="tokens come before best-of"):
+        with_tokens(chosen, TEMPLATES["quality"])
 
 
 def test_names_are_joined_by_commas_as_by_plus() -> None:
@@ -94,7 +106,9 @@ def test_a_negative_prompt_is_appended_to_the_one_there_is() -> None:
     assert plain.settings["negative_prompt"] == "blurry"
     both = apply_methods(make_methods("tokens:shapes-good,shapes-bad-negative+tokens:quality,weird-negative"), plain)
     assert both.settings["negative_prompt"] == "blurry, bad picture. Weird image. "
-    assert both.settings["tokens"] == [{"prefix": "good picture. ", "suffix": ", best quality, masterpiece"}]
+    assert both.settings["methods"] == [
+        {"method": "tokens", "prefix": "good picture. ", "suffix": ", best quality, masterpiece"}
+    ]
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,8 @@ class TokensBackend:
     def _copy(self) -> None:
         inner = self.inner
         self.name, self.revision, self.chunk, self.local = inner.name, inner.revision, inner.chunk, inner.local
-        around = {"prefix": self.template.prefix, "suffix": self.template.suffix}
-        self.settings = {**inner.settings, "tokens": [*inner.settings.get("tokens", ()), around]}
+        own = {"method": "tokens", "prefix": self.template.prefix, "suffix": self.template.suffix}
+        self.settings = {**inner.settings, "methods": [*inner.settings.get("methods", ()), own]}
         self.made_with = inner.made_with
 
     def prepare(self, prompts: Sequence[Prompt]) -> None:
@@ -74,11 +74,12 @@ class TokensBackend:
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Outcome]:
         """Yield the outcomes of the requests, made from the prompts with the tokens around them."""
-        asked = {(request.prompt.id, request.number): request for request in requests}
+        asked = {request.prompt.id: request.prompt for request in requests}
         changed = [replace(request, prompt=self._around(request.prompt)) for request in requests]
         for outcome in self.inner.generate(changed):
             self.made_with = self.inner.made_with
-            yield replace(outcome, request=asked[outcome.request.prompt.id, outcome.request.number])
+            request = outcome.request  # that of an image, not only of a prompt: seed and number stay
+            yield replace(outcome, request=replace(request, prompt=asked[request.prompt.id]))
 
     def _around(self, prompt: Prompt) -> Prompt:
         return replace(prompt, text=self.template.around(prompt.text))
@@ -87,10 +88,14 @@ class TokensBackend:
 def with_tokens(backend: Backend, template: Template) -> Backend:
     """Return a backend that reads the template; a negative prompt is appended to the one there is.
 
-    Raises `ImproveError` for a negative prompt on a backend that takes none, and for images made elsewhere.
+    Raises `ImproveError` for a negative prompt on a backend that takes none, for images made elsewhere, and after best-of.
     """
     if isinstance(backend, FolderBackend):
         raise ImproveError(f"tokens change what a model reads; the images of folder:{backend.what} are made already")
+    if any(own["method"] == "best-of" for own in backend.settings.get("methods", ())):
+        raise ImproveError(
+            "tokens come before best-of, which would choose by the prompt with its tokens: tokens:...+best-of:N"
+        )
     if isinstance(backend, TokensBackend):  # so that names joined by , and by + mean the same
         return with_tokens(backend.inner, backend.template.then(template))
     if template.negative.strip():
