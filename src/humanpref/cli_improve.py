@@ -45,14 +45,17 @@ def compare_command(
     backend: Annotated[
         str,
         typer.Option(
-            "--backend", "-b", metavar="KIND:WHAT[,option=value...]",
+            "--backend",
+            "-b",
+            metavar="KIND:WHAT[,option=value...]",
             help="What draws: diffusers:MODEL, openai:MODEL, folder:DIR or shapes:SOURCE.",
         ),
     ],
     method: Annotated[
         list[str],
         typer.Option(
-            "--method", metavar="KIND:WHAT[,option=value...][+...]",
+            "--method",
+            metavar="KIND:WHAT[,option=value...][+...]",
             help="A method, as best-of:4,model=lite; several to compare. none, the baseline, is always among them.",
         ),
     ],
@@ -85,8 +88,6 @@ def compare_command(
     from humanpref.improve.method_images import BASELINE, check_out, make_method_images, named_methods
 
     named = named_methods(method)
-    if BASELINE not in method:
-        say(f"{BASELINE}, the baseline, is added to the methods")
     load_all, names = chosen_scorers(more, model, weights, arch, resize, precision, device)
     check_scorers(names)
     out = out.expanduser()
@@ -95,6 +96,8 @@ def compare_command(
     if again:
         say(f"{prompts}: {again} prompts are there again; each is taken once")
     source = make_backend(backend, {})
+    if BASELINE not in method:
+        say(f"{BASELINE}, the baseline, is added to the methods")
     where = Engine(engine.value, workers, ray_address, gpus_per_worker=gpus_per_worker)
     images = make_method_images(
         found, source, named, out, seed=seed, images_per_prompt=images_per_prompt, engine=where,

@@ -34,7 +34,9 @@ def best_of_command(
     backend: Annotated[
         str | None,
         typer.Option(
-            "--backend", "-b", metavar="KIND:WHAT[,option=value...]",
+            "--backend",
+            "-b",
+            metavar="KIND:WHAT[,option=value...]",
             help="What draws: diffusers:MODEL, openai:MODEL, folder:DIR or shapes:SOURCE.",
         ),
     ] = None,
@@ -46,7 +48,9 @@ def best_of_command(
     check_model: Annotated[
         list[str] | None,
         typer.Option(
-            "--check-model", metavar="NAME", help="Another scorer, to say what the choice is worth to it; or several.",
+            "--check-model",
+            metavar="NAME",
+            help="Another scorer, to say what the choice is worth to it; or several.",
             autocompletion=complete_model,
         ),
     ] = None,
@@ -99,9 +103,7 @@ def best_of_command(
     _plot(report, out / "best-of.png")
 
 
-def _draw(
-    prompts: Path, backend: str, method: str | None, folder: Path, n: int, seed: int, retry_failed: bool
-) -> Pool:
+def _draw(prompts: Path, backend: str, method: str | None, folder: Path, n: int, seed: int, retry_failed: bool) -> Pool:
     """Draw n images of each prompt -> the pool."""
     from humanpref.generate import generate, make_backend, read_prompts
     from humanpref.improve import apply_methods, make_methods

@@ -53,7 +53,7 @@ class BestOf:
 
     def __post_init__(self) -> None:
         if not f"{self.n}".isdecimal() or not 1 <= int(self.n) <= MOST:
-            raise ImproveError(f"best-of:{self.n}: n is how many images to choose from, a whole number from 1 to {MOST}")
+            raise ImproveError(f"best-of:{self.n}: n is how many images to choose from, a number from 1 to {MOST}")
         if self.scorer is None:
             own = self.config
             check_options(get_spec(own.model), own.arch, own.resize, own.precision, own.device)
@@ -158,9 +158,7 @@ class BestOfBackend:
             status: Literal["refused", "failed"] = "failed" if counts["failed"] else "refused"
             reason = f"none of {self.n} candidates is left: {reasons[0]}"
             details = {"best_of": about}
-            return Outcome(
-                request, status, reason=reason, seconds=seconds, notes=tuple(notes), details=details
-            )
+            return Outcome(request, status, reason=reason, seconds=seconds, notes=tuple(notes), details=details)
         kept = max(scores, key=lambda place: (scores[place], -place))
         best = outcomes[kept]
         about |= {"kept": kept, "seed": best.request.seed, "score": scores[kept], "scorer": self.method.selector}

@@ -107,13 +107,15 @@ def read_pool(
         raise DataError(f"{manifest}: no such file; a pool is a folder of humanpref generate --images-per-prompt N")
     rows = list(read_manifest(manifest))
     sources = list(dict.fromkeys(row["model"] for row in rows))
-    source = source or (sources[0] if len(sources) == 1 else None)
+    source = source or (sources[0] if len(sources) == 1 else "")
     if source not in sources:
         raise ImproveError(f"{folder}: holds images of {', '.join(sources) or 'no model'}; choose one with --source")
     wanted = None if prompts is None else set(prompts)
     own: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
-        if row["model"] == source and (n is None or row["number"] < n) and (wanted is None or row["prompt_id"] in wanted):
+        if row["model"] != source or (wanted is not None and row["prompt_id"] not in wanted):
+            continue
+        if n is None or row["number"] < n:
             own[row["prompt_id"]].append(row)
     inside, found, seconds, done = ImageFolder(folder), [], 0.0, 0
     for name, of_prompt in own.items():
@@ -139,7 +141,7 @@ def best_of_curve(
     """Judge a pool -> the curve. The first of the scorers chooses; the others say what its choice is worth to them.
 
     Each prompt's expected best of k is without bias (`expected_best`), and so is its mean over prompts. A prompt with
-    m images counts for k = 1 ... m only, and gains are over the same prompts; intervals are by a bootstrap over prompts.
+    m images counts for k = 1 ... m only, and gains are over the same prompts; intervals: a bootstrap over prompts.
     Raises `ScoreError` for a score that is no finite number, `ImproveError` where no prompt has two readable images.
     """
     names = tuple(scorer.spec.name for scorer in scorers)
@@ -174,9 +176,7 @@ def best_of_curve(
     )
 
 
-def _score(
-    pool: Pool, scorers: Sequence[Scorer], cache: ScoreCache, track: Track
-) -> tuple[list[Array], int]:
+def _score(pool: Pool, scorers: Sequence[Scorer], cache: ScoreCache, track: Track) -> tuple[list[Array], int]:
     """Score a pool -> per prompt (scorers, readable images), and how many cannot be read by one scorer or more."""
     together = Together(scorers, cache)
     asked = [(path, prompt.prompt) for prompt in pool.prompts for path in prompt.images]
@@ -199,9 +199,7 @@ def _score(
     return scores, unreadable
 
 
-def _points(
-    curves: Array, names: Sequence[str], seconds: float | None, seed: int
-) -> tuple[BestOfPoint, ...]:
+def _points(curves: Array, names: Sequence[str], seconds: float | None, seed: int) -> tuple[BestOfPoint, ...]:
     """Means, gains over k = 1 and their intervals, from each prompt's curve (prompts, scorers, k)."""
     there = ~np.isnan(curves)
     rises = np.where(there, curves - curves[:, :, :1], 0.0)

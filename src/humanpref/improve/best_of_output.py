@@ -19,9 +19,9 @@ ALL_UP_TO = 8
 
 def best_of_table(report: BestOfReport) -> str:
     """The curve, one row a k (powers of two and the last where there are many)."""
-    chooser, *others = report.scorers
     title = (
-        f"{report.source}: expected best of k, chosen by {chooser}; {report.prompts:,} prompts, {report.images:,} images"
+        f"{report.source}: expected best of k, chosen by {report.scorers[0]}; {report.prompts:,} prompts, "
+        f"{report.images:,} images"
     )
     columns = [heading for name in report.scorers for heading in (name, "gain", "95 %")]
     table = make_table(title, "k", *columns, "prompts", "s/prompt")
@@ -32,7 +32,11 @@ def best_of_table(report: BestOfReport) -> str:
         cells = [
             cell
             for worth in point.worth
-            for cell in (f"{worth.mean:.4f}", "" if point.k == 1 else signed(worth.gain), "" if point.k == 1 else brackets(worth.ci))
+            for cell in (
+                f"{worth.mean:.4f}",
+                "" if point.k == 1 else signed(worth.gain),
+                "" if point.k == 1 else brackets(worth.ci),
+            )
         ]
         add_row(table, f"{point.k}", *cells, f"{point.prompts:,}", seconds(point.seconds))
     return render(table)

@@ -194,9 +194,7 @@ def _score(
     track: Track,
 ) -> dict[Path, tuple[float | ImageError, ...]]:
     """Score every image that is there by every scorer -> {its file: scores}."""
-    files = {
-        made.path: texts[key[0]] for own in images for key, made in own.images.items() if made.path is not None
-    }
+    files = {made.path: texts[key[0]] for own in images for key, made in own.images.items() if made.path is not None}
     together, found = Together(scorers, cache), dict[Path, tuple[float | ImageError, ...]]()
     with track("Scoring", len(files)) as advance:
         for path, judged in zip(files, together.score(list(files.items())), strict=True):
@@ -305,5 +303,7 @@ def _shortcomings(results: Sequence[MethodResult], rows: int) -> list[str]:
         if gone:
             notes.append(f"{result.method}: of {rows} images {', '.join(gone)}; their pairs are left out")
         if result.truncated:
-            notes.append(f"{result.method}: of {result.truncated} images the model read only the beginning of the prompt")
+            notes.append(
+                f"{result.method}: of {result.truncated} images the model read only the beginning of the prompt"
+            )
     return notes

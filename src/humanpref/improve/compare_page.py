@@ -19,7 +19,7 @@ from humanpref.errors import DataError, ImageError, MissingExtraError
 from humanpref.files import whole
 from humanpref.images import open_image
 from humanpref.improve import compare_output as shown
-from humanpref.improve.compare import CompareReport, ComparedPrompt, MethodImage
+from humanpref.improve.compare import ComparedPrompt, CompareReport, MethodImage
 from humanpref.improve.gains import signed
 from humanpref.tables import percent
 
@@ -168,7 +168,7 @@ def _row(report: CompareReport, place: int, row: ComparedPrompt, thumbnails: Map
         scores = []
         for s, value in enumerate(image.scores):
             rise = differences.get(f"d{m}-{s}")
-            text = "" if rise is None else signed(rise).replace("-", "−")
+            text = "" if rise is None else signed(rise).replace("-", "−") if rise else "same"
             sign = "" if not rise else "up" if rise > 0 else "down"
             number = "–" if value is None else f"{value:.4f}".replace("-", "−")
             scores.append(Score(number, text, sign, value is not None and value == best[s]))

@@ -109,11 +109,13 @@ def doubts(gains: Sequence[Gain]) -> tuple[str, ...]:
             by = " and ".join(f"{g.scorer} ({signed(g.gain)})" for g in held)
             not_by = " and ".join(f"{g.scorer} ({signed(g.gain)}{_within(g)})" for g in not_held)
             found.append(
-                f"{method}: its gain by {by} does not hold by {not_by}; one is fooled or the other is blind to it: look "
-                "at the images"
+                f"{method}: its gain by {by} does not hold by {not_by}; one is fooled or the other is blind to it: "
+                "look at the images"
             )
         if own and own[0].selected and len(own) == 1:
-            found.append(f"{method}: judged only by {own[0].scorer}, which chose its images: no sign that they are better")
+            found.append(
+                f"{method}: judged only by {own[0].scorer}, which chose its images: no sign that they are better"
+            )
     return tuple(found)
 
 

@@ -45,12 +45,18 @@ def gains(report: CompareReport, scorer: str, width: int = WIDE) -> Plot:
             base._text(axes, 0, y - 0.22, base._short(gain.method, 24), INK, inside=True, weight=700)
             base._text(axes, 1, y - 0.22, value, MUTED, inside=True, ha="right")
         else:
-            base._text(axes, -14 / (width - left - right), y, base._short(gain.method, 34), INK, inside=True, ha="right")
+            base._text(
+                axes, -14 / (width - left - right), y, base._short(gain.method, 34), INK, inside=True, ha="right"
+            )
             base._text(axes, 1 + 14 / (width - left - right), y, value, MUTED, inside=True)
         level = y + 0.18 if above else y
         if gain.ci is not None:
             axes.plot(gain.ci, [level] * 2, color=ACCENT, linewidth=2.4, solid_capstyle="round")
-        hollow = {"color": PAPER, "markeredgecolor": ACCENT} if gain.selected else {"color": ACCENT, "markeredgecolor": PAPER}
+        hollow = (
+            {"color": PAPER, "markeredgecolor": ACCENT}
+            if gain.selected
+            else {"color": ACCENT, "markeredgecolor": PAPER}
+        )
         axes.plot([gain.gain], [level], "o", markersize=8, markeredgewidth=1.6, **hollow)
     base._ticks(axes, "x")
     _minus(axes)
@@ -66,12 +72,12 @@ def differences(report: CompareReport, method: int, scorer: int, width: int = NA
     name, by = report.methods[method].method, report.scorers[scorer]
     axes = base._axes(width, 170, left=34, right=14, top=10, bottom=44)
     most = float(np.abs(found).max()) or 1.0
-    bins = min(BINS, 2 * max(3, round(len(found) ** 0.5)))
+    bins = min(BINS, 2 * max(3, round(len(found) ** 0.5))) + 1  # odd: images that are the same are in the middle
     counts, edges = np.histogram(found, bins=bins, range=(-most, most))
     axes.set_xlim(-1.04 * most, 1.04 * most)
     axes.set_ylim(0, 1.08 * max(counts))
     middle, size = (edges[:-1] + edges[1:]) / 2, edges[1] - edges[0]
-    axes.bar(middle, counts, width=0.88 * size, color=[ACCENT if x > 0 else MUTED for x in middle], linewidth=0)
+    axes.bar(middle, counts, width=0.88 * size, color=[ACCENT if x > size / 2 else MUTED for x in middle], linewidth=0)
     axes.axvline(0, color=RULE, linewidth=1)
     axes.axvline(float(found.mean()), color=INK, linewidth=1.6)
     axes.set_yticks([0, int(max(counts))])
@@ -81,13 +87,15 @@ def differences(report: CompareReport, method: int, scorer: int, width: int = NA
     _minus(axes)
     base._text(axes, 0.5, -0.3, f"difference by {base._short(by, 24)}", MUTED, inside=True, flat=True, ha="center")
     better = 100 * float(np.mean(found > 0))
-    alt = f"Paired differences of {name} by {by}: mean {signed(float(found.mean()))}, above 0 in {better:.0f} % of pairs."
+    alt = (
+        f"Paired differences of {name} by {by}: mean {signed(float(found.mean()))}, above 0 in {better:.0f} % of pairs."
+    )
     return Plot(base._svg(axes, f"differences {method} {scorer} {width}"), alt, f"{name}, by {by}")
 
 
 @base._default_style()
 def plot_best_of(report: BestOfReport, path: Path) -> None:
-    """Write the curve of the best of k as a PNG: gain over one image against k, a panel a scorer. Raises `DataError`."""
+    """Write the curve of the best of k as a PNG: gain over one image by k, a panel a scorer. Raises `DataError`."""
     from matplotlib.figure import Figure
 
     count = len(report.scorers)
