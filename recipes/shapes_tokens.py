@@ -20,7 +20,7 @@ from humanpref.generate import Prompt, make_backend
 from humanpref.improve.search import search_tokens
 from humanpref.improve.search_output import gain_text, plot_gains, warnings
 from humanpref.improve.search_records import SearchReport
-from humanpref.improve.templates import Template
+from humanpref.improve.token_templates import Template
 from humanpref.improve.vocabulary import place_token
 from humanpref.scorers import Scorer
 from humanpref.shapes.grammar import captions

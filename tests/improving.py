@@ -18,7 +18,7 @@ from humanpref.generate import Outcome, Prompt, Request
 from humanpref.images import open_image
 from humanpref.improve.search import search_tokens
 from humanpref.improve.search_records import SearchReport
-from humanpref.improve.templates import Template
+from humanpref.improve.token_templates import Template
 from humanpref.improve.vocabulary import place_token
 from humanpref.scorers.base import BatchScorer, ScorerSpec
 

@@ -15,7 +15,7 @@ from humanpref.generate import Prompt, Request, generate, make_backend, read_gro
 from humanpref.generate.diffusion import DiffusersBackend
 from humanpref.improve import apply_methods, make_methods
 from humanpref.improve.methods import ImproveError
-from humanpref.improve.templates import TEMPLATES, VOCABULARY, Template, join_negatives, join_templates
+from humanpref.improve.token_templates import TEMPLATES, VOCABULARY, Template, join_negatives, join_templates
 from humanpref.improve.tokens import TokensBackend, spec_of, with_tokens
 from humanpref.improve.vocabulary import check_vocabulary, place_token, read_vocabulary
 from humanpref.shapes.grammar import captions
@@ -126,7 +126,7 @@ def test_backends_that_cannot(spec: str, backend: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("tokens", "a method is one of none, tokens:NAME"),
+        ("tokens", "a method is one of none, .*tokens:NAME"),
         ("tokens:better", "'better' is no template of tokens; there are weird-negative, "),
         ("tokens:own", "tokens:own: adds nothing; name a template"),
         ("tokens:quality,sufix=x", "no option 'sufix'; did you mean suffix"),

@@ -18,16 +18,15 @@ from humanpref.cli_options import (
     Resize,
     ResizeOption,
     complete_model,
-    load,
 )
-from humanpref.cli_scorers import ArchByScorer, WeightsByScorer, by_scorer, check_weights, optional_path, scorer_options
+from humanpref.cli_scorers import ArchByScorer, NoCacheOption, WeightsByScorer, chosen_scorers, score_cache
 from humanpref.errors import ScoreError
 from humanpref.scorers import DEFAULT_SCORER
 from humanpref.terminal import progress, say
 
 if TYPE_CHECKING:
     from humanpref.generate import Backend
-    from humanpref.improve.templates import Template
+    from humanpref.improve.token_templates import Template
 
 
 class PlaceName(str, Enum):
@@ -66,6 +65,7 @@ def tokens_command(
     resize: ResizeOption = Resize.antialias,
     precision: PrecisionOption = PrecisionName.auto,
     device: DeviceOption = "auto",
+    no_cache: NoCacheOption = False,
     engine: Annotated[EngineName, typer.Option(help="This process, or workers on a Ray cluster.")] = EngineName.local,
     ray_address: Annotated[str | None, typer.Option(help="The Ray cluster; by default one on this machine.")] = None,
     workers: Annotated[int, typer.Option(help="ray: how many hold the model.", min=1)] = 1,
@@ -73,7 +73,6 @@ def tokens_command(
     format: Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")] = ReportFormat.table,
 ) -> None:
     """Search the tokens that raise a scorer, on a budget of images. Stop it when you like: the same command goes on."""
-    from humanpref.cache import ScoreCache
     from humanpref.engines import Engine
     from humanpref.generate import make_backend, read_prompts
     from humanpref.improve import search_output
@@ -82,16 +81,14 @@ def tokens_command(
     names = [model, *([] if check_model is None else [check_model])]
     if len(set(names)) < len(names):
         raise ScoreError(f"--check-model {check_model}: is the scorer to be checked; name another one")
-    files, archs = by_scorer(weights, names, "--weights"), by_scorer(arch, names, "--arch")
-    chosen = {one: scorer_options(one, names, archs.get(one), resize, precision, device) for one in names}
+    load_all, _ = chosen_scorers(None, names, weights, arch, resize, precision, device)
     found, again = read_prompts(prompts)
     if again:
         say(f"{prompts}: {again} prompts are there again; each is taken once")
     maker = make_backend(backend)
     tokens = _vocabulary(vocabulary, place, maker)
-    check_weights(names, files)
-    scorers = [load(one, optional_path(files.get(one)), *chosen[one]) for one in names]
-    with ScoreCache() as cache:
+    scorers = load_all()
+    with score_cache(out.with_name(f".{out.name}.scores.sqlite"), no_cache) as cache:
         report = search_tokens(
             found,
             maker,
@@ -119,7 +116,7 @@ def tokens_command(
 
 
 def _vocabulary(path: Path | None, place: PlaceName, backend: Backend) -> tuple[Template, ...]:
-    from humanpref.improve.templates import TEMPLATES, VOCABULARY
+    from humanpref.improve.token_templates import TEMPLATES, VOCABULARY
     from humanpref.improve.tokens import takes_negatives
     from humanpref.improve.vocabulary import read_vocabulary
 
@@ -138,7 +135,7 @@ def templates_command(
 ) -> None:
     """List the named templates of tokens, for `tokens:NAME` and as a start for a vocabulary."""
     from humanpref.improve import search_output
-    from humanpref.improve.templates import TEMPLATES
+    from humanpref.improve.token_templates import TEMPLATES
 
     show = search_output.templates_json if format is ReportFormat.json else search_output.templates_table
     print(show(TEMPLATES.values()))

@@ -54,6 +54,7 @@ class Nothing:
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "none": Kind("humanpref.improve.methods", "Nothing", "NoConfig"),
+        "best-of": Kind("humanpref.improve.best_of", "BestOf", "BestOfConfig", "N"),
         "tokens": Kind("humanpref.improve.tokens", "Tokens", "TokensConfig", "NAME[,NAME...]"),
     }
 )

@@ -14,13 +14,13 @@ from humanpref.cache import ScoreCache
 from humanpref.engines import Engine
 from humanpref.generate.contract import Backend
 from humanpref.generate.run import Track
-from humanpref.improve.gains import adjusted
+from humanpref.improve.gains import Gain, corrected
 from humanpref.improve.methods import ImproveError
 from humanpref.improve.schedule import Schedule, plan
 from humanpref.improve.search_folder import REPORT, agree, describe, write_text
-from humanpref.improve.search_records import Gain, SearchReport, Verdict
+from humanpref.improve.search_records import SearchReport, Verdict
 from humanpref.improve.stage import Shared, Stage, State
-from humanpref.improve.templates import Template
+from humanpref.improve.token_templates import Template
 from humanpref.improve.tokens import takes_negatives
 from humanpref.improve.vocabulary import check_vocabulary
 from humanpref.prompts.records import Prompt
@@ -125,8 +125,8 @@ def _hold_out(stage: Stage, finalists: list[State], schedule: Schedule) -> None:
     number = len(schedule.rounds) + 1
     finalists = stage.run(f"Holdout, {len(finalists)} tokens", finalists, schedule.holdout_pairs, number)
     found = [stage.gains(state) for state in finalists]
-    checks = adjusted([own for _, own in found if own is not None])
-    for i, (state, gain) in enumerate(zip(finalists, adjusted([gain for gain, _ in found]), strict=True)):
+    checks = corrected([own for _, own in found if own is not None])
+    for i, (state, gain) in enumerate(zip(finalists, corrected([gain for gain, _ in found]), strict=True)):
         state.holdout, state.check_holdout = gain, checks[i] if checks else None
         state.verdict = _verdict(gain, state.check_holdout, len(finalists))
 
@@ -134,9 +134,9 @@ def _hold_out(stage: Stage, finalists: list[State], schedule: Schedule) -> None:
 def _verdict(gain: Gain, check: Gain | None, finalists: int) -> Verdict:
     if gain.ci is None or gain.prompts < prompts_needed(finalists):
         return "unknown"
-    if not gain.positive or gain.p_value > ALPHA:
+    if not gain.holds or gain.p_holm > ALPHA:
         return "no gain"
-    return "suspect" if check is not None and not check.positive else "holds"
+    return "suspect" if check is not None and not check.holds else "holds"
 
 
 def prompts_needed(finalists: int) -> int:

@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from humanpref.errors import DataError, MissingExtraError
-from humanpref.improve.search_records import Gain, SearchReport
-from humanpref.improve.templates import Template
+from humanpref.improve.gains import Gain
+from humanpref.improve.search_records import SearchReport
+from humanpref.improve.token_templates import Template
 from humanpref.tables import add_row, make_table, render, to_json
 
 COLOURS = ("#4878a8", "#c0703a")
@@ -26,11 +27,11 @@ def search_table(report: SearchReport) -> str:
     table = make_table(title, ">tokens", headings[0], "p (Holm)", *headings[1:], "when chosen", "images", ">result")
     for one in report.candidates:
         result = one.verdict if one.left_in is None else f"left in round {one.left_in}"
-        p = "-" if one.holdout is None else f"{one.holdout.p_value:.2g}"
+        p = "-" if one.holdout is None else f"{one.holdout.p_holm:.2g}"
         shown = [gain_text(one.holdout), p, *([gain_text(one.check_holdout)] if checks else [])]
         add_row(table, shown_name(one.template), *shown, gain_text(one.selection), f"{one.images:,}", result)
     specs = [shlex.quote(one.spec) for one in report.candidates if one.verdict == "holds" and one.spec is not None]
-    heading = ["", "As methods, wherever a method is taken:"] if specs else []
+    heading = ["", "As methods (humanpref improve compare --method ...):"] if specs else []
     return "\n".join([render(table), *heading, *(f"  {spec}" for spec in specs)])
 
 
@@ -73,7 +74,7 @@ def gain_text(gain: Gain | None) -> str:
     """A gain with its interval, "-" where there is none."""
     if gain is None:
         return "-"
-    value, *ends = (f"{round(x, 3) + 0.0:+.3f}" for x in (gain.value, *(gain.ci or ())))  # + 0.0: no "-0.000"
+    value, *ends = (f"{round(x, 3) + 0.0:+.3f}" for x in (gain.gain, *(gain.ci or ())))  # + 0.0: no "-0.000"
     return f"{value} [{', '.join(ends)}]" if ends else value
 
 
@@ -101,9 +102,9 @@ def plot_gains(report: SearchReport, path: str | Path) -> None:
             for gain, shift, fill in ((held, 0.0, COLOURS[i]), (chosen, 0.22 if held else 0.0, "white")):
                 if gain is None:
                     continue
-                ends = gain.ci or (gain.value, gain.value)
+                ends = gain.ci or (gain.gain, gain.gain)
                 axes.plot(ends, [y + shift] * 2, color=COLOURS[i], linewidth=2.2 if fill != "white" else 1)
-                axes.plot([gain.value], [y + shift], "o", color=COLOURS[i], markerfacecolor=fill, markersize=6)
+                axes.plot([gain.gain], [y + shift], "o", color=COLOURS[i], markerfacecolor=fill, markersize=6)
         axes.set_ylim(len(shown) - 0.4, -0.6)
         names = [f"{shown_name(one.template)[:44]}{'' if one.left_in else ' *'}" for one in shown]
         axes.set_yticks(range(len(shown)), names if i == 0 else [""] * len(shown), parse_math=False)

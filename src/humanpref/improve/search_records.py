@@ -5,30 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from humanpref.improve.gains import Gain
 from humanpref.improve.schedule import Schedule
-from humanpref.improve.templates import Template
+from humanpref.improve.token_templates import Template
 
 Verdict: TypeAlias = Literal["holds", "suspect", "no gain", "unknown", "eliminated"]
-
-
-@dataclass(frozen=True)
-class Gain:
-    """Mean of (score with the tokens - score without) over pictures of the same prompt and seed, on the scorer's scale.
-
-    `ci`: 95 % bootstrap interval over prompts, None for fewer than five. `p_value` is that of a sign-flip test over
-    prompts; on the holdout it is adjusted for the number of finalists (Holm).
-    """
-
-    value: float
-    ci: tuple[float, float] | None
-    p_value: float
-    pairs: int
-    prompts: int
-
-    @property
-    def positive(self) -> bool:
-        """Whether the whole interval is above 0."""
-        return self.ci is not None and self.ci[0] > 0
 
 
 @dataclass(frozen=True)
@@ -38,7 +19,8 @@ class Candidate:
     `images` asked for, of which `missing` are not there (refused or failed) and of `truncated` the model read only the
     beginning of the prompt. `left_in` is the round, from 1, after which it was left, None for a finalist; `why` says
     so. `selection` is the gain on the pairs that chose it and so too good for what was chosen; `holdout`, on other
-    pairs, is not. `check_*` are the second scorer's on the same pictures.
+    pairs, is not; its p values are corrected for the number of finalists. `check_*` are the second scorer's on the same
+    pictures.
     """
 
     template: Template

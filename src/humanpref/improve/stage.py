@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
 
 from humanpref.engines import Engine
 from humanpref.errors import ImageError, ScoreError
@@ -14,14 +17,17 @@ from humanpref.generate.contract import Backend, GenerateError, file_name
 from humanpref.generate.manifest import read_manifest
 from humanpref.generate.run import Track, generate
 from humanpref.generate.store import MANIFEST
-from humanpref.improve.gains import Pair, common_pairs, paired_gain
+from humanpref.improve.gains import Gain, paired_gain
 from humanpref.improve.methods import ImproveError
 from humanpref.improve.schedule import split_pairs
-from humanpref.improve.search_records import Candidate, Gain, Verdict
-from humanpref.improve.templates import Template
+from humanpref.improve.search_records import Candidate, Verdict
+from humanpref.improve.token_templates import Template
 from humanpref.improve.tokens import spec_of, with_tokens
 from humanpref.prompts.records import Prompt
 from humanpref.scorers.together import Together
+
+Pair: TypeAlias = "tuple[str, int]"
+"""A prompt's id and the number of its image."""
 
 BASELINE = "baseline"
 MOST_MISSING = 0.25
@@ -48,7 +54,7 @@ class State:
     def gain(self) -> float:
         """The gain that counts: on the holdout, else on the pairs that chose."""
         found = self.holdout or self.selection
-        return -math.inf if found is None else found.value
+        return -math.inf if found is None else found.gain
 
     def place(self) -> tuple[float, float]:
         """Finalists first, then who was left last; the better gain first."""
@@ -141,7 +147,7 @@ class Stage:
         wanted = list(dict.fromkeys(wanted))
         kept = [state for state in states if self._has_images(state, wanted, number)]
         found = [self.scores[name][0] for name in (BASELINE, *(_key(state.template) for state in kept))]
-        self.pairs = common_pairs(wanted, found)
+        self.pairs = [pair for pair in wanted if all(pair in scores for scores in found)]  # none has easier ones
         if not kept or not self.pairs:
             raise ImproveError(
                 f"{self.folder}: too many images failed or were refused to compare anything; the reasons are in the "
@@ -153,8 +159,14 @@ class Stage:
 
     def gains(self, state: State) -> tuple[Gain, Gain | None]:
         """Return a candidate's gain by the first scorer and, where there is one, by the second."""
-        own, base = self.scores[_key(state.template)], self.scores[BASELINE]
-        found = [paired_gain(own[i], base[i], self.pairs) for i in range(len(base))]
+        prompts, found = [prompt for prompt, _ in self.pairs], []
+        for scorer, base, own in zip(
+            self.shared.together.scorers, self.scores[BASELINE], self.scores[_key(state.template)], strict=True
+        ):
+            without, with_it = (np.array([scores[pair] for pair in self.pairs]) for scores in (base, own))
+            gain = paired_gain(state.template.name, scorer.spec.name, without, with_it, prompts)
+            assert gain is not None  # there is at least one pair, and every score is a number
+            found.append(gain)
         return found[0], found[1] if len(found) > 1 else None
 
     def _make(self, name: str, backend: Backend, count: int, new: int, advance: Callable[[], None]) -> None:

@@ -10,7 +10,7 @@ from humanpref.generate.contract import Backend, Outcome, Request, Settings
 from humanpref.generate.diffusion import DiffusersBackend
 from humanpref.generate.folder import FolderBackend
 from humanpref.improve.methods import ImproveError, make_methods, only_diffusers
-from humanpref.improve.templates import Template, get_template, join_negatives, join_templates
+from humanpref.improve.token_templates import Template, get_template, join_negatives, join_templates
 from humanpref.prompts.records import Prompt
 
 
@@ -88,7 +88,7 @@ class TokensBackend:
 def with_tokens(backend: Backend, template: Template) -> Backend:
     """Return a backend that reads the template; a negative prompt is appended to the one there is.
 
-    Raises `ImproveError` for a negative prompt on a backend that takes none, for images made elsewhere, and after best-of.
+    Raises `ImproveError` for a negative prompt on a backend that takes none, images made elsewhere, and best-of.
     """
     if isinstance(backend, FolderBackend):
         raise ImproveError(f"tokens change what a model reads; the images of folder:{backend.what} are made already")
