@@ -149,6 +149,8 @@ def test_with_few_prompts_the_holdout_has_other_seeds(tmp_path: Path) -> None:
 
 
 def test_a_single_token_is_measured_without_a_selection(tmp_path: Path) -> None:
+    harm = search(tmp_path / "harm", vocabulary="bad", budget=30)
+    assert harm.candidates[0].verdict == "harms"
     report = search(tmp_path / "s", vocabulary="good", check=None, budget=30)
     assert report.schedule.rounds == ()
     assert (report.spent, report.holdout_prompts, report.held_out_prompts) == (30, 20, False)

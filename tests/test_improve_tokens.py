@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,7 @@ def test_images_of_one_prompt_and_number_keep_their_seeds() -> None:
     backend = with_tokens(Painter(), TEMPLATES["quality"])
     asked = [Request(Prompt("thing", "t"), 0, seed, 0) for seed in range(6)]
     assert [outcome.request for outcome in backend.generate(asked)] == asked
+    assert pickle.loads(pickle.dumps(backend)) == backend  # as it travels to a worker
     chosen = Painter(settings={"methods": [{"method": "best-of", "n": 4}]})
     with pytest.raises(ImproveError, match="tokens come before best-of"):
         with_tokens(chosen, TEMPLATES["quality"])

@@ -134,8 +134,10 @@ def _hold_out(stage: Stage, finalists: list[State], schedule: Schedule) -> None:
 def _verdict(gain: Gain, check: Gain | None, finalists: int) -> Verdict:
     if gain.ci is None or gain.prompts < prompts_needed(finalists):
         return "unknown"
-    if not gain.holds or gain.p_holm > ALPHA:
+    if gain.p_holm > ALPHA or not (gain.holds or gain.harms):
         return "no gain"
+    if gain.harms:
+        return "harms"
     return "suspect" if check is not None and not check.holds else "holds"
 
 

@@ -9,7 +9,7 @@ from humanpref.improve.gains import Gain
 from humanpref.improve.schedule import Schedule
 from humanpref.improve.token_templates import Template
 
-Verdict: TypeAlias = Literal["holds", "suspect", "no gain", "unknown", "eliminated"]
+Verdict: TypeAlias = Literal["holds", "suspect", "no gain", "harms", "unknown", "eliminated"]
 
 
 @dataclass(frozen=True)
