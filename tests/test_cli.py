@@ -125,6 +125,7 @@ def test_models_and_usage(images: list[Path]) -> None:
         "clipscore",
         "laion-aesthetic",
         "lite",
+        "shapes-truth",
     ]
     assert "84.1 %" in run("models").stdout
     assert run("models", "--format", "csv").stdout.startswith("name,")

@@ -18,7 +18,7 @@ def test_doing_nothing_leaves_the_backend_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("better", "'better': a method is one of none"),
+        ("better", "'better': a method is one of none, "),
         ("none:thing", "none takes no :"),
         ("none,size=3", "none has no option 'size' \\(options: none\\)"),
         ("", "a method is one of none"),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,6 +28,7 @@ from humanpref.cli_scorers import (
     by_scorer,
     check_weights,
     optional_path,
+    score_cache,
     scorer_options,
     split_words,
 )
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from humanpref.benchmark.results import Result
     from humanpref.benchmark.run import RunReport
     from humanpref.benchmark.suites import Suite
-    from humanpref.cache import ScoreCache
     from humanpref.evaluation.report_cells import Table
     from humanpref.scorers import Scorer
 
@@ -118,7 +117,7 @@ def run_command(
     generators = [own for path in paths for own in collect(path, found_suite, name)]
     scorers = [load(one, optional_path(files.get(one)), *chosen[one]) for one in names]
     with (
-        _cache(out, no_cache) as cache,
+        score_cache(_own_cache(out), no_cache) as cache,
         progress("Scoring", sum(len(own.images) for own in generators), "images") as advance,
     ):
         report = run_benchmark(generators, found_suite, scorers, out, cache=cache, on_image=advance)
@@ -154,21 +153,8 @@ def _generate(suite: Suite, backends: Sequence[str], folder: Path, seed: int, im
     return folder
 
 
-@contextmanager
-def _cache(out: Path, no_cache: bool) -> Iterator[ScoreCache]:
-    """The cache of scores; with --no-cache one of the run's own, gone when the run is done, kept when it is stopped."""
-    from humanpref.cache import ScoreCache
-
-    if not no_cache:
-        with ScoreCache() as cache:
-            yield cache
-        return
-    folder = out.parent if out.suffix == ".json" else out
-    path = folder / f".{out.stem}.scores.sqlite"
-    with ScoreCache(path) as cache:
-        yield cache
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+def _own_cache(out: Path) -> Path:
+    return (out.parent if out.suffix == ".json" else out) / f".{out.stem}.scores.sqlite"
 
 
 def _say_notes(report: RunReport, scorers: Sequence[Scorer]) -> None:
@@ -446,7 +432,7 @@ def reproduce_command(
     with progress("Downloading", len(plan.files), "files") as advance:
         suite, images = fetch_archive(plan, row, advance)
     scorers = [load(scorer, weights, arch, Resize(resize), precision, device) for resize in RESIZES]
-    with _cache(out, no_cache) as cache, progress("Scoring", len(images.images), "images") as advance:
+    with score_cache(_own_cache(out), no_cache) as cache, progress("Scoring", len(images.images), "images") as advance:
         report = run_benchmark([images], suite, scorers, out, cache=cache, on_image=advance)
     _say_notes(report, scorers)
     _say_shortcomings([images], suite, report)

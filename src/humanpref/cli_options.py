@@ -82,6 +82,6 @@ def load(
     """Load a scorer by the options of the command line; a terminal is told, since it can take seconds."""
     from humanpref.scorers import load_scorer
 
-    if model != "lite" and sys.stderr.isatty():
+    if not (model in SPECS and SPECS[model].ships) and sys.stderr.isatty():
         print(f"Loading {model} ...", file=sys.stderr)
     return load_scorer(model, weights, arch, resize=resize.value, precision=precision.value, device=device)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from humanpref.cli_options import PrecisionName, Resize, complete_model
-from humanpref.errors import DataError, ScoreError
+from humanpref.cli_options import PrecisionName, Resize, complete_model, load
+from humanpref.errors import DataError, ScoreError, UnknownNameError
 from humanpref.scorers import DEFAULT_SCORER, SPECS, check_options, get_spec
+
+if TYPE_CHECKING:
+    from humanpref.cache import ScoreCache
+    from humanpref.scorers import Scorer
 
 ModelsOption = Annotated[
     list[str] | None,
@@ -89,3 +94,41 @@ def check_weights(names: Sequence[str], files: dict[str, str]) -> None:
             from humanpref.scorers.imagereward import require_tokenizers
 
             require_tokenizers()
+
+
+def chosen_scorers(
+    words: Sequence[str] | None,
+    model: Sequence[str] | None,
+    weights: Sequence[str] | None,
+    arch: Sequence[str] | None,
+    resize: Resize,
+    precision: PrecisionName,
+    device: str,
+) -> tuple[Callable[[], list[Scorer]], list[str]]:
+    """Settle which scorers there are to be, refused now if they cannot be -> how to load them, and their names.
+
+    `words` may be more names after `--model`. Weights that are missing are fetched, or missed, now.
+    """
+    others, names = split_words(words or (), model, none_is_fine=True)
+    if others:
+        raise UnknownNameError(f"{others[0]}: is no scorer (see: humanpref models); one file of prompts comes first")
+    files, archs = by_scorer(weights, names, "--weights"), by_scorer(arch, names, "--arch")
+    options = {name: scorer_options(name, names, archs.get(name), resize, precision, device) for name in names}
+    check_weights(names, files)
+    return lambda: [load(name, optional_path(files.get(name)), *options[name]) for name in names], names
+
+
+@contextmanager
+def score_cache(own: Path, no_cache: bool) -> Iterator[ScoreCache]:
+    """The cache of scores; with --no-cache that of the run alone, at `own`: gone when it is done, kept if stopped."""
+    from humanpref.cache import ScoreCache
+
+    if not no_cache:
+        with ScoreCache() as cache:
+            yield cache
+        return
+    own.parent.mkdir(parents=True, exist_ok=True)
+    with ScoreCache(own) as cache:
+        yield cache
+    for suffix in ("", "-wal", "-shm"):
+        own.with_name(own.name + suffix).unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -71,6 +72,12 @@ def check_pixels(pixels: Tensor) -> None:
         raise ScoreError(f"pixels must be floating point in [0, 1], got {pixels.dtype}; divide 8-bit values by 255")
     if pixels.numel() and not bool(pixels.detach().abs().amax() <= 4.0):  # also catches NaN
         raise ScoreError("pixels must lie in [0, 1] and be finite; divide 8-bit values by 255")
+
+
+def to_8_bit(pixels: Tensor) -> npt.NDArray[np.uint8]:
+    """Turn pixels (3, H, W) in [0, 1] into an 8-bit picture (H, W, 3)."""
+    values = pixels.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
+    return values.permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 def preprocess(pixels: Tensor, spec: PreprocessSpec, resize: Resize) -> Tensor:

@@ -51,7 +51,13 @@ class Nothing:
         return backend
 
 
-KINDS: Mapping[str, Kind] = MappingProxyType({"none": Kind("humanpref.improve.methods", "Nothing", "NoConfig")})
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "none": Kind("humanpref.improve.methods", "Nothing", "NoConfig"),
+        "best-of": Kind("humanpref.improve.best_of", "BestOf", "BestOfConfig", "N"),
+        "tokens": Kind("humanpref.improve.tokens", "Tokens", "TokensConfig", "NAME[,NAME...]"),
+    }
+)
 """The methods: `none` is doing nothing."""
 
 

@@ -161,6 +161,14 @@ _ROWS = (
         family="lite",
         trained_on="hpdv2-test",
     ),
+    ScorerSpec(
+        name="shapes-truth",
+        summary="the known truth of the shapes world; for pictures and captions of that world only",
+        licence="Apache-2.0",
+        reads_prompt=True,
+        scale="quality in [0, 1]",
+        family="shapes",
+    ),
 )
 
 SPECS: Mapping[str, ScorerSpec] = MappingProxyType({row.name: row for row in _ROWS})
@@ -203,7 +211,7 @@ def load_scorer(
     precision: "fp32", "bf16", "fp16", or "auto": fp16 on CUDA as in the official HPS v2 code; on a CPU bf16 for large
         networks where the CPU multiplies bf16 in hardware, else fp32 (docs/precision.md).
     device: "cpu", "cuda", "cuda:1" ..., or "auto": CUDA where there is one.
-    `lite` has none of the last four to choose, `imagereward` no arch.
+    `lite` and `shapes-truth` have none of the last four to choose, `imagereward` no arch.
 
     Raises `UnknownNameError`, `ScoreError` for an option that is not the scorer's to choose, `DownloadError` (weights
     not here and not to be had), `WeightsError`, or `MissingExtraError` (`imagereward` without its extra).
@@ -214,6 +222,12 @@ def load_scorer(
         from humanpref.scorers.lite import LiteScorer
 
         return LiteScorer.load(spec, weights)
+    if spec.family == "shapes":
+        from humanpref.shapes.truth import TruthScorer
+
+        if weights is not None:
+            raise ScoreError(f"{name} has no weights; leave --weights out")
+        return TruthScorer(spec)
     if spec.family == "imagereward":
         from humanpref.scorers.imagereward import ImageRewardScorer
 
@@ -240,10 +254,10 @@ def check_options(spec: ScorerSpec, arch: str | Path | None, resize: str, precis
     ):
         if value not in kind:
             raise UnknownNameError(f"no {option} is called {value!r}; choose from: {', '.join(kind)}")
-    if spec.family == "lite" and (
+    if spec.ships and (
         arch is not None or resize != "antialias" or precision not in {"auto", "fp32"} or device not in {"auto", "cpu"}
     ):
-        raise ScoreError("lite has no arch, resize, precision or device to choose; leave these options out")
+        raise ScoreError(f"{name} has no arch, resize, precision or device to choose; leave these options out")
     if resize != "antialias" and spec.preprocess != "hps-v2":
         raise ScoreError(f"{name} resizes with PIL, as its authors do; --resize {resize} is for hps-v2.* only")
     if spec.family == "imagereward" and arch is not None:

@@ -63,7 +63,7 @@ class ScorerSpec:
     bytes: int | None = None
     preprocess: str | None = None
     scale: str = ""
-    family: Literal["clip", "aesthetic", "imagereward", "lite", "head"] = "clip"
+    family: Literal["clip", "aesthetic", "imagereward", "lite", "head", "shapes"] = "clip"
     layout: str = "open_clip"
     tokens: int = 77
     page: str | None = None

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from humanpref.errors import ScoreError, WeightsError
 from humanpref.images import ImageSource, open_image
-from humanpref.preprocess import check_pixels
+from humanpref.preprocess import check_pixels, to_8_bit
 from humanpref.scorers.base import BatchScorer, ScorerSpec
 from humanpref.scorers.lite_features import image_features
 from humanpref.scorers.lite_model import LiteModel
@@ -61,7 +61,7 @@ class LiteScorer(BatchScorer[Features]):
     def _prepare(self, image: ImageSource | Tensor) -> Features:
         if isinstance(image, Tensor):
             check_pixels(image[None])
-            return image_features(_to_8_bit(image))
+            return image_features(to_8_bit(image))
         return image_features(np.asarray(open_image(image)))
 
     def _score_prepared(self, batch: Sequence[Features], _prompts: Sequence[str]) -> Tensor:
@@ -71,8 +71,3 @@ class LiteScorer(BatchScorer[Features]):
         if pixels.requires_grad:
             raise ScoreError("lite is not differentiable; use an hps scorer where gradients are needed")
         return self._score_prepared([self._prepare(image) for image in pixels], prompts).to(pixels.device)
-
-
-def _to_8_bit(pixels: Tensor) -> npt.NDArray[np.uint8]:
-    values = pixels.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
-    return values.permute(1, 2, 0).contiguous().cpu().numpy()

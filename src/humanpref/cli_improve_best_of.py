@@ -1,0 +1,131 @@
+"""The command `humanpref improve best-of`: what the best of k is worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from humanpref.cli_options import (
+    DeviceOption,
+    ModelOption,
+    PrecisionName,
+    PrecisionOption,
+    ReportFormat,
+    Resize,
+    ResizeOption,
+    complete_model,
+)
+from humanpref.cli_scorers import ArchByScorer, NoCacheOption, WeightsByScorer, chosen_scorers, score_cache
+from humanpref.errors import DataError, MissingExtraError
+from humanpref.scorers import DEFAULT_SCORER
+from humanpref.terminal import progress, say
+
+if TYPE_CHECKING:
+    from humanpref.improve.best_of_curve import BestOfReport, Pool
+
+
+def best_of_command(
+    out: Annotated[Path, typer.Option(help="The folder of the run; one that was begun is gone on with.")],
+    prompts: Annotated[
+        Path | None, typer.Argument(help="JSON Lines, JSON list, Parquet, or text with one prompt a line.")
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            "--backend",
+            "-b",
+            metavar="KIND:WHAT[,option=value...]",
+            help="What draws: diffusers:MODEL, openai:MODEL, folder:DIR or shapes:SOURCE.",
+        ),
+    ] = None,
+    pool: Annotated[
+        Path | None,
+        typer.Option(help="Instead of prompts and --backend: a folder of humanpref generate --images-per-prompt N."),
+    ] = None,
+    model: ModelOption = DEFAULT_SCORER,
+    check_model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--check-model",
+            metavar="NAME",
+            help="Another scorer, to say what the choice is worth to it; or several.",
+            autocompletion=complete_model,
+        ),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="A method that the backend draws by, as tokens:quality (see improve compare).")
+    ] = None,
+    n: Annotated[int | None, typer.Option("--n", "-n", help="Images of each prompt (with --pool: all).", min=2)] = None,
+    source: Annotated[str | None, typer.Option(help="With --pool: the model, where it holds several.")] = None,
+    seed: Annotated[int, typer.Option(help="What the seeds of all images are derived from.")] = 0,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Make failed images again.")] = False,
+    weights: WeightsByScorer = None,
+    arch: ArchByScorer = None,
+    resize: ResizeOption = Resize.antialias,
+    precision: PrecisionOption = PrecisionName.auto,
+    device: DeviceOption = "auto",
+    no_cache: NoCacheOption = False,
+    format: Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")] = ReportFormat.table,
+) -> None:
+    """What is the best of k images worth, for every k up to n? One pool of images, estimated without bias.
+
+    --model chooses; --check-model says whether its choice is really better. Stop it when you like: it goes on.
+    """
+    from humanpref.improve.best_of_curve import best_of_curve, read_pool
+    from humanpref.improve.best_of_output import REPORT, best_of_json, best_of_table, write_best_of
+    from humanpref.improve.compare import check_scorers
+    from humanpref.improve.method_images import check_out
+
+    if (pool is None) == (prompts is None) or (pool is None) != (backend is not None):
+        raise DataError("give a file of prompts and --backend, or a folder of images by --pool")
+    out = out.expanduser()
+    load_all, names = chosen_scorers([], [model, *(check_model or ())], weights, arch, resize, precision, device)
+    check_scorers(names)
+    check_out(out, REPORT)
+    if pool is not None:
+        found = read_pool(pool, source=source, n=n)
+    else:
+        assert prompts is not None
+        assert backend is not None
+        found = _draw(prompts, backend, method, out / "images", n or 16, seed, retry_failed)
+    scorers = load_all()
+    with score_cache(out / ".scores.sqlite", no_cache) as cache:
+        report = best_of_curve(
+            found, scorers, cache=cache, seed=seed, track=lambda title, total: progress(title, total, unit="images")
+        )
+        if cache.trouble:
+            say(cache.trouble)
+    write_best_of(report, out)
+    print(best_of_json(report) if format is ReportFormat.json else best_of_table(report))
+    say(*report.notes, *(f"warning: {warning}" for warning in report.warnings))
+    _plot(report, out / "best-of.png")
+
+
+def _draw(prompts: Path, backend: str, method: str | None, folder: Path, n: int, seed: int, retry_failed: bool) -> Pool:
+    """Draw n images of each prompt -> the pool."""
+    from humanpref.generate import generate, make_backend, read_prompts
+    from humanpref.improve import apply_methods, make_methods
+    from humanpref.improve.best_of_curve import read_pool
+
+    texts, again = read_prompts(prompts)
+    if again:
+        say(f"{prompts}: {again} prompts are there again; each is taken once")
+    drawing = apply_methods(make_methods(method or "none"), make_backend(backend, {}))
+    generate(
+        texts, [drawing], folder, seed=seed, images_per_prompt=n, retry_failed=retry_failed, on_note=say,
+        track=lambda title, total: progress(title, total, unit="images"),
+    )  # fmt: skip
+    return read_pool(folder, source=drawing.name, n=n, prompts=[prompt.id for prompt in texts])
+
+
+def _plot(report: BestOfReport, path: Path) -> None:
+    from humanpref.improve.plots import plot_best_of
+
+    try:
+        plot_best_of(report, path)
+    except MissingExtraError as error:
+        say(f"there is no plot: {error}")
+    else:
+        say(f"Look at {path}: the curve by every scorer")

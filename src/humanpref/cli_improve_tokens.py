@@ -1,0 +1,141 @@
+"""The commands `humanpref improve tokens` and `improve templates`: which quality tokens raise the score?"""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from humanpref.cli_options import (
+    DeviceOption,
+    EngineName,
+    ModelOption,
+    PrecisionName,
+    PrecisionOption,
+    ReportFormat,
+    Resize,
+    ResizeOption,
+    complete_model,
+)
+from humanpref.cli_scorers import ArchByScorer, NoCacheOption, WeightsByScorer, chosen_scorers, score_cache
+from humanpref.errors import ScoreError
+from humanpref.scorers import DEFAULT_SCORER
+from humanpref.terminal import progress, say
+
+if TYPE_CHECKING:
+    from humanpref.generate import Backend
+    from humanpref.improve.token_templates import Template
+
+
+class PlaceName(str, Enum):
+    """Where a token of a text file stands."""
+
+    suffix = "suffix"
+    prefix = "prefix"
+    negative = "negative"
+
+
+def tokens_command(
+    prompts: Annotated[Path, typer.Argument(help="JSON Lines, JSON list, Parquet, or text with one prompt a line.")],
+    backend: Annotated[
+        str,
+        typer.Option("--backend", "-b", metavar="KIND:WHAT[,option=value...]", help="As for humanpref generate."),
+    ],
+    out: Annotated[Path, typer.Option(help="The folder of the search; one that was begun is gone on with.")],
+    model: ModelOption = DEFAULT_SCORER,
+    check_model: Annotated[
+        str | None,
+        typer.Option(help="A second scorer, for gains that fool the first one.", autocompletion=complete_model),
+    ] = None,
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(help="Tokens, one a line, or JSON Lines with prefix, suffix, negative (default: the templates)."),
+    ] = None,
+    place: Annotated[PlaceName, typer.Option(help="Where the tokens of a text file stand.")] = PlaceName.suffix,
+    budget: Annotated[int, typer.Option(help="Images in all, those without tokens included.", min=1)] = 1000,
+    seeds: Annotated[int, typer.Option(help="Most images of a prompt.", min=1)] = 4,
+    finalists: Annotated[int, typer.Option(help="How many are measured on the holdout.", min=1)] = 3,
+    seed: Annotated[int, typer.Option(help="What images and the order of prompts are derived from.", min=0)] = 0,
+    plot: Annotated[Path | None, typer.Option(help="Save the gains as a plot: .png, .svg or .pdf.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Make failed images again.")] = False,
+    weights: WeightsByScorer = None,
+    arch: ArchByScorer = None,
+    resize: ResizeOption = Resize.antialias,
+    precision: PrecisionOption = PrecisionName.auto,
+    device: DeviceOption = "auto",
+    no_cache: NoCacheOption = False,
+    engine: Annotated[EngineName, typer.Option(help="This process, or workers on a Ray cluster.")] = EngineName.local,
+    ray_address: Annotated[str | None, typer.Option(help="The Ray cluster; by default one on this machine.")] = None,
+    workers: Annotated[int, typer.Option(help="ray: how many hold the model.", min=1)] = 1,
+    gpus_per_worker: Annotated[float, typer.Option(help="ray: GPUs that each worker needs.", min=0.0)] = 0.0,
+    format: Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")] = ReportFormat.table,
+) -> None:
+    """Search the tokens that raise a scorer, on a budget of images. Stop it when you like: the same command goes on."""
+    from humanpref.engines import Engine
+    from humanpref.generate import make_backend, read_prompts
+    from humanpref.improve import search_output
+    from humanpref.improve.search import search_tokens
+
+    names = [model, *([] if check_model is None else [check_model])]
+    if len(set(names)) < len(names):
+        raise ScoreError(f"--check-model {check_model}: is the scorer to be checked; name another one")
+    load_all, _ = chosen_scorers(None, names, weights, arch, resize, precision, device)
+    found, again = read_prompts(prompts)
+    if again:
+        say(f"{prompts}: {again} prompts are there again; each is taken once")
+    maker = make_backend(backend)
+    tokens = _vocabulary(vocabulary, place, maker)
+    scorers = load_all()
+    with score_cache(out.with_name(f".{out.name}.scores.sqlite"), no_cache) as cache:
+        report = search_tokens(
+            found,
+            maker,
+            tokens,
+            scorers[0],
+            out,
+            check=scorers[1] if len(scorers) > 1 else None,
+            budget=budget,
+            seeds=seeds,
+            finalists=finalists,
+            seed=seed,
+            cache=cache,
+            engine=Engine(engine.value, workers, ray_address, gpus_per_worker=gpus_per_worker),
+            retry_failed=retry_failed,
+            track=lambda title, total: progress(title, total, unit="images"),
+            on_note=say,
+        )
+        if cache.trouble:
+            say(cache.trouble)
+    print(search_output.search_json(report) if format is ReportFormat.json else search_output.search_table(report))
+    say(*search_output.warnings(report))
+    if plot is not None:
+        search_output.plot_gains(report, plot)
+        say(f"the plot is in {plot}")
+
+
+def _vocabulary(path: Path | None, place: PlaceName, backend: Backend) -> tuple[Template, ...]:
+    from humanpref.improve.token_templates import TEMPLATES, VOCABULARY
+    from humanpref.improve.tokens import takes_negatives
+    from humanpref.improve.vocabulary import read_vocabulary
+
+    if path is not None:
+        return read_vocabulary(path, place.value)
+    templates = tuple(TEMPLATES[name] for name in VOCABULARY)
+    if takes_negatives(backend):
+        return templates
+    kept = tuple(template for template in templates if not template.negative)
+    say(f"{backend.name} takes no negative prompt: {len(templates) - len(kept)} of the templates are left out")
+    return kept
+
+
+def templates_command(
+    format: Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")] = ReportFormat.table,
+) -> None:
+    """List the named templates of tokens, for `tokens:NAME` and as a start for a vocabulary."""
+    from humanpref.improve import search_output
+    from humanpref.improve.token_templates import TEMPLATES
+
+    show = search_output.templates_json if format is ReportFormat.json else search_output.templates_table
+    print(show(TEMPLATES.values()))

@@ -1,0 +1,169 @@
+"""The images of each method, each in a folder of `humanpref generate` of its own: same prompts, same seeds."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from humanpref.data.folder import ImageFolder
+from humanpref.engines import Engine
+from humanpref.errors import DataError
+from humanpref.generate.contract import Backend, file_name, seed_of
+from humanpref.generate.manifest import read_manifest
+from humanpref.generate.run import generate
+from humanpref.generate.store import MANIFEST, RUN
+from humanpref.improve.best_of import BestOf
+from humanpref.improve.methods import ImproveError, Method, apply_methods, make_methods
+from humanpref.prompts.records import Prompt
+
+BASELINE = "none"
+IMAGES = "images"
+
+Track: TypeAlias = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+Key: TypeAlias = "tuple[str, int]"
+"""Prompt id, number of the image."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a method made of a prompt and seed; `path` and `sha256` where it is done, else `reason`."""
+
+    status: str
+    path: Path | None = None
+    sha256: str | None = None
+    reason: str | None = None
+    seconds: float = 0.0
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
+class MethodImages:
+    """All that a method made: {(prompt id, number): image}. `selectors` are the scorers that chose among candidates."""
+
+    method: str
+    folder: Path
+    selectors: tuple[str, ...]
+    images: Mapping[Key, Made]
+
+    @property
+    def seconds_per_image(self) -> float | None:
+        """Seconds spent for each image that is there, what was refused or failed included; None where none is."""
+        done = sum(made.status == "done" for made in self.images.values())
+        return sum(made.seconds for made in self.images.values()) / done if done else None
+
+    def count(self, status: str) -> int:
+        """How many images have a status: done, refused or failed."""
+        return sum(made.status == status for made in self.images.values())
+
+
+def named_methods(specs: Sequence[str | tuple[str, Sequence[Method]]]) -> dict[str, tuple[Method, ...]]:
+    """Make methods by their specs; a pair is a name and methods made already. The baseline is put first.
+
+    Raises `ImproveError` for the same method twice, or none but the baseline.
+    """
+    found: dict[str, tuple[Method, ...]] = {}
+    for spec in specs:
+        name, methods = (spec, make_methods(spec)) if isinstance(spec, str) else (spec[0], tuple(spec[1]))
+        if name in found:
+            raise ImproveError(f"{name} is among the methods twice; name each method once")
+        found[name] = methods
+    if not set(found) - {BASELINE}:
+        raise ImproveError("there is no method to compare with the baseline; name one, as best-of:4,model=lite")
+    return {BASELINE: found.pop(BASELINE, make_methods(BASELINE)), **found}
+
+
+def make_method_images(
+    prompts: Sequence[Prompt],
+    backend: Backend,
+    methods: Mapping[str, Sequence[Method]],
+    out: Path,
+    *,
+    seed: int = 0,
+    images_per_prompt: int = 1,
+    engine: Engine | None = None,
+    retry_failed: bool = False,
+    track: Track = lambda _, __: nullcontext(lambda: None),
+    on_note: Callable[[str], None] = lambda _: None,
+) -> tuple[MethodImages, ...]:
+    """Draw every prompt by every method, in `out`/images; what is there already is not made again.
+
+    One model is in memory at a time: each method draws by an unloaded copy of the backend. Raises as `generate` does,
+    and `ImproveError` where the folder holds a comparison of another backend.
+    """
+    wrapped = [(name, apply_methods(own, copy.copy(backend)), own) for name, own in methods.items()]  # refused early
+    for name, backend_, _ in wrapped:
+        _check_same(method_folder(out, name), backend_.name)
+    found = []
+    while wrapped:
+        name, own_backend, own = wrapped.pop(0)
+        folder = method_folder(out, name)
+        generate(
+            prompts, [own_backend], folder, seed=seed, images_per_prompt=images_per_prompt, engine=engine,
+            retry_failed=retry_failed, track=_titled(track, name), on_note=_named(on_note, name),
+        )  # fmt: skip
+        selectors = tuple(dict.fromkeys(method.selector for method in own if isinstance(method, BestOf)))
+        wanted = [(prompt.id, number) for prompt in prompts for number in range(images_per_prompt)]
+        found.append(MethodImages(name, folder, selectors, _read(folder, own_backend.name, wanted)))
+        del own_backend
+        gc.collect()
+    return tuple(found)
+
+
+def _titled(track: Track, name: str) -> Track:
+    return lambda title, total: track(f"{title} {name}", total)
+
+
+def _named(on_note: Callable[[str], None], name: str) -> Callable[[str], None]:
+    return lambda note: on_note(f"{name}: {note}")
+
+
+def method_folder(out: Path, method: str) -> Path:
+    """Where the images of a method are: a folder as `humanpref generate` makes it."""
+    return out / IMAGES / file_name(method)
+
+
+def check_out(out: Path, ours: str) -> None:
+    """Refuse a folder that holds anything but an earlier run: `ours` is the file such a run leaves."""
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out}: is a file; --out names a folder")
+    if out.is_dir() and not (out / IMAGES).is_dir() and not (out / ours).is_file() and any(out.iterdir()):
+        raise DataError(f"{out}: holds other files; choose an empty or new folder for --out")
+
+
+def _check_same(folder: Path, name: str) -> None:
+    try:
+        models = list(json.loads((folder / RUN).read_text(encoding="utf-8"))["models"])
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(f"{folder / RUN}: is damaged; choose another --out") from None
+    if models and name not in models:
+        raise ImproveError(f"{folder}: holds images of {models[0]}, not of {name}; choose another --out")
+
+
+def _read(folder: Path, model: str, wanted: Sequence[Key]) -> dict[Key, Made]:
+    """Read what a run made, in the order that is wanted."""
+    inside, rows = ImageFolder(folder), dict[Key, Mapping[str, Any]]()
+    for row in read_manifest(folder / MANIFEST):
+        if row["model"] == model:
+            rows[row["prompt_id"], row["number"]] = row
+    return {key: _made(inside, rows[key]) for key in wanted if key in rows}
+
+
+def _made(inside: ImageFolder, row: Mapping[str, Any]) -> Made:
+    path = inside.ref(row["path"]).path if row["status"] == "done" else None
+    return Made(
+        row["status"], path, row.get("sha256"), row.get("reason"), float(row.get("seconds", 0.0)),
+        bool(row.get("truncated")),
+    )  # fmt: skip
+
+
+def seeds(prompts: Sequence[Prompt], images_per_prompt: int, seed: int) -> dict[Key, int]:
+    """The seed of every image, which is the same for all methods."""
+    return {(p.id, number): seed_of(seed, p.id, number) for p in prompts for number in range(images_per_prompt)}

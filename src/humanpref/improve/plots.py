@@ -1,0 +1,139 @@
+"""The plots of comparisons: for a page as SVG in its colours, or as a PNG. Drawn as those of the evaluation reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from humanpref.errors import DataError
+from humanpref.evaluation import report_plots as base
+from humanpref.evaluation.report_plots import ACCENT, INK, MUTED, NARROW, PAPER, PEOPLE, RULE, WIDE, Plot
+from humanpref.files import whole
+from humanpref.improve.best_of_curve import BestOfReport
+from humanpref.improve.compare import CompareReport, scores_of
+from humanpref.improve.gains import Gain, signed
+
+__all__ = ["NARROW", "WIDE", "differences", "gains", "plot_best_of"]
+
+LIGHT = {
+    INK: "#1c1f24", MUTED: "#5a616c", RULE: "#dfe2e7", PAPER: "#ffffff", ACCENT: "#1f5f9e", PEOPLE: "#a2511a",
+}  # fmt: skip
+"""The colours of a PNG, which has a white ground."""
+
+BINS = 24
+
+
+@base._default_style()
+def gains(report: CompareReport, scorer: str, width: int = WIDE) -> Plot:
+    """The gain of every method by one scorer, with intervals; hollow where the scorer chose the method's images."""
+    own = [gain for gain in report.gains if gain.scorer == scorer]
+    above = width < 500  # on a phone names stand above their rows
+    pitch, left, right = (42, 14, 14) if above else (34, 264, 196)
+    axes = base._axes(width, 40 + pitch * len(own), left=left, right=right, top=8, bottom=32)
+    ends = [0.0, *(end for gain in own for end in gain.ci or (gain.gain, gain.gain))]
+    air = 0.06 * ((max(ends) - min(ends)) or 1.0)
+    axes.set_xlim(min(ends) - air, max(ends) + air)
+    axes.set_ylim(len(own) - 0.5, -0.5)
+    base._grid(axes)
+    axes.axvline(0, color=MUTED, linewidth=1)
+    for y, gain in enumerate(own):
+        value = _value(gain)
+        if above:
+            base._text(axes, 0, y - 0.22, base._short(gain.method, 24), INK, inside=True, weight=700)
+            base._text(axes, 1, y - 0.22, value, MUTED, inside=True, ha="right")
+        else:
+            base._text(
+                axes, -14 / (width - left - right), y, base._short(gain.method, 34), INK, inside=True, ha="right"
+            )
+            base._text(axes, 1 + 14 / (width - left - right), y, value, MUTED, inside=True)
+        level = y + 0.18 if above else y
+        if gain.ci is not None:
+            axes.plot(gain.ci, [level] * 2, color=ACCENT, linewidth=2.4, solid_capstyle="round")
+        hollow = (
+            {"color": PAPER, "markeredgecolor": ACCENT}
+            if gain.selected
+            else {"color": ACCENT, "markeredgecolor": PAPER}
+        )
+        axes.plot([gain.gain], [level], "o", markersize=8, markeredgewidth=1.6, **hollow)
+    base._ticks(axes, "x")
+    _minus(axes)
+    told = "; ".join(f"{gain.method}: {_value(gain)}" for gain in own)
+    return Plot(base._svg(axes, f"gains {scorer} {width}"), f"Gains over the baseline by {scorer}. {told}.", scorer)
+
+
+@base._default_style()
+def differences(report: CompareReport, method: int, scorer: int, width: int = NARROW) -> Plot:
+    """How the paired differences of a method by a scorer are distributed; the line is the mean."""
+    found = scores_of(report.rows, method, scorer) - scores_of(report.rows, 0, scorer)
+    found = found[~np.isnan(found)]
+    name, by = report.methods[method].method, report.scorers[scorer]
+    axes = base._axes(width, 170, left=34, right=14, top=10, bottom=44)
+    most = float(np.abs(found).max()) or 1.0
+    bins = min(BINS, 2 * max(3, round(len(found) ** 0.5))) + 1  # odd: images that are the same are in the middle
+    counts, edges = np.histogram(found, bins=bins, range=(-most, most))
+    axes.set_xlim(-1.04 * most, 1.04 * most)
+    axes.set_ylim(0, 1.08 * max(counts))
+    middle, size = (edges[:-1] + edges[1:]) / 2, edges[1] - edges[0]
+    axes.bar(middle, counts, width=0.88 * size, color=[ACCENT if x > size / 2 else MUTED for x in middle], linewidth=0)
+    axes.axvline(0, color=RULE, linewidth=1)
+    axes.axvline(float(found.mean()), color=INK, linewidth=1.6)
+    axes.set_yticks([0, int(max(counts))])
+    for which in ("x", "y"):
+        base._ticks(axes, which)
+    axes.locator_params(axis="x", nbins=5)
+    _minus(axes)
+    base._text(axes, 0.5, -0.3, f"difference by {base._short(by, 24)}", MUTED, inside=True, flat=True, ha="center")
+    better = 100 * float(np.mean(found > 0))
+    alt = (
+        f"Paired differences of {name} by {by}: mean {signed(float(found.mean()))}, above 0 in {better:.0f} % of pairs."
+    )
+    return Plot(base._svg(axes, f"differences {method} {scorer} {width}"), alt, f"{name}, by {by}")
+
+
+@base._default_style()
+def plot_best_of(report: BestOfReport, path: Path) -> None:
+    """Write the curve of the best of k as a PNG: gain over one image by k, a panel a scorer. Raises `DataError`."""
+    from matplotlib.figure import Figure
+
+    count = len(report.scorers)
+    figure = Figure(figsize=(4.4 * count + 0.4, 3.6), dpi=144, facecolor=LIGHT[PAPER], layout="constrained")
+    panels: Sequence[Any] = figure.subplots(1, count, squeeze=False)[0]
+    ks = [point.k for point in report.points]
+    for s, (name, axes) in enumerate(zip(report.scorers, panels, strict=True)):
+        worth = [point.worth[s] for point in report.points]
+        colour = LIGHT[ACCENT] if s == 0 else LIGHT[PEOPLE]
+        known = [(k, *one.ci) for k, one in zip(ks, worth, strict=True) if one.ci is not None]
+        if known:
+            x, low, high = zip((1, 0.0, 0.0), *known, strict=True)
+            axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+        axes.plot(ks, [one.gain for one in worth], color=colour, linewidth=2, marker="o", markersize=3.5)
+        axes.axhline(0, color=LIGHT[MUTED], linewidth=0.8)
+        axes.set_xscale("log", base=2)
+        ticks = [k for k in ks if not k & (k - 1)]
+        axes.set_xticks(ticks, [f"{k}" for k in ticks])
+        axes.minorticks_off()
+        role = "chooses" if s == 0 else "looks at what was chosen"
+        axes.set_title(f"{name} ({role})", fontsize=10, color=LIGHT[INK], loc="left", parse_math=False)
+        axes.set_xlabel("images drawn for each prompt, k", fontsize=9, color=LIGHT[MUTED])
+        axes.set_ylabel("gain over one image, 95 %" if s == 0 else "", fontsize=9, color=LIGHT[MUTED])
+        axes.tick_params(labelsize=9, labelcolor=LIGHT[MUTED], length=0)
+        axes.grid(color=LIGHT[RULE], linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[:].set_visible(False)
+    try:
+        with whole(path) as part:
+            figure.savefig(part, format="png", metadata={"Software": None})
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def _value(gain: Gain) -> str:
+    low, high = ("", "") if gain.ci is None else (signed(gain.ci[0]), signed(gain.ci[1]))
+    return (signed(gain.gain) + (f" [{low}, {high}]" if low else "")).replace("-", "−")
+
+
+def _minus(axes: Any) -> None:
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}".replace("-", "−"))
