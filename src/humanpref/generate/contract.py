@@ -39,7 +39,8 @@ class Outcome:
     line.
 
     `notes` are for the person who watches (a batch size that was halved); `seconds` is what the image took;
-    `truncated` that the model read only the beginning of the prompt.
+    `truncated` that the model read only the beginning of the prompt; `details` what else belongs in the image's row of
+    the manifest.
     """
 
     request: Request
@@ -51,6 +52,7 @@ class Outcome:
     seconds: float = 0.0
     truncated: bool = False
     notes: tuple[str, ...] = ()
+    details: Settings = field(default_factory=dict)
 
 
 class Backend(Protocol):

@@ -23,6 +23,7 @@ from humanpref.generate.contract import (
     GenerateReport,
     Outcome,
     Request,
+    Settings,
     file_name,
     seed_of,
     settings_hash,
@@ -54,6 +55,7 @@ class Made:
     truncated: bool
     made_with: str
     notes: tuple[str, ...]
+    details: Settings
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,7 @@ class _Run:
             "seconds": round(made.seconds, 4),
             "truncated": made.truncated or None,
             "made_with": made.made_with,
+            "details": dict(made.details) or None,
         }
         self.folder.manifest.append({key: value for key, value in row.items() if value is not None})
         self.counts[made.status] += 1
@@ -252,6 +255,7 @@ def _pack(outcome: Outcome, made_with: str) -> Made:
         outcome.truncated,
         made_with,
         outcome.notes,
+        outcome.details,
     )
 
 
