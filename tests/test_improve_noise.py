@@ -194,6 +194,20 @@ def test_latents_are_those_of_the_formula(families: dict[str, Path], reference: 
     assert torch.allclose(undone, raw, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision(families: dict[str, Path], reference: Path, dtype: str) -> None:
+    """The same noise as the baseline's; an autoencoder that overflows in float16 encodes in float32."""
+    whole, half = (make_backend(f"diffusers:{families['sdxl']},dtype={name}")._load() for name in ("float32", dtype))
+    assert half.vae.config.force_upcast
+    expected, found = (encode(pipeline, [Image.open(reference)], (32, 32)) for pipeline in (whole, half))
+    assert half.vae.dtype == getattr(torch, dtype)
+    assert (expected - found).abs().max() < (2e-3 if dtype == "float16" else 2e-2) * expected.abs().max()
+    baseline = draw(make(families["sdxl"], "none", f",dtype={dtype}"))
+    faint = draw(make(families["sdxl"], f"noise:{reference},strength=0.0001", f",dtype={dtype}"))
+    assert np.abs(faint - baseline).mean() < 2
+    assert np.abs(draw(make(families["sdxl"], f"noise:{reference}", f",dtype={dtype}")) - baseline).max() > 1
+
+
 def test_scaling_by_mean_and_deviation() -> None:
     config = type("Config", (), {"scaling_factor": 0.5, "latents_mean": [1.0, 2.0], "latents_std": [2.0, 4.0]})
     found = scale(torch.tensor([3.0, 10.0]).view(1, 2, 1, 1), config)

@@ -116,6 +116,7 @@ class NoiseChange:
     def _latents(self, pipeline: Any, requests: Sequence[Request], size: tuple[int, int]) -> Any:
         import torch
 
+        self.references.find([request.prompt for request in requests])  # those of other texts than were looked at
         found = [self.references.of(request.prompt) for request in requests]
         unique = list(dict.fromkeys(found))
         encoded = {one: encoding.encode(pipeline, [open_image(one.path)], size)[0] for one in unique}

@@ -133,7 +133,7 @@ class SamePrompt:
             raise ImproveError(f"{folder}: by=prompt is for a folder of `humanpref generate` (no {MANIFEST} in it)")
         self._texts: dict[str, list[Reference]] = defaultdict(list)
         self._ids: dict[str, list[tuple[str, Reference]]] = defaultdict(list)
-        digest, inside = hashlib.sha256(), ImageFolder(folder)
+        digest, inside = hashlib.sha256(), ImageFolder(folder.resolve())  # workers are elsewhere
         for row in read_manifest(folder / MANIFEST):
             if row["status"] == "done":
                 image = Reference(inside.ref(row["path"]).path, row["path"], row["sha256"])
@@ -171,7 +171,8 @@ class Nearest:
             raise ImproveError(f"{self._by} embeds no prompts; by= is prompt or one of {', '.join(clips)}")
         check_faiss()
         try:
-            paths = [path for path in expand_sources([what]) if not isinstance(path, RemoteImage)]
+            found = expand_sources([str(Path(what).expanduser())])
+            paths = [path.resolve() for path in found if not isinstance(path, RemoteImage)]
             self._images = [Reference(path, path.name, weight_files.file_sha256(path)) for path in paths]
         except ImageError as error:
             raise ImproveError(f"noise: {error}") from None
