@@ -121,3 +121,10 @@ def test_folders_that_cannot_be_searched(
     spoil(images)
     with pytest.raises(ImproveError, match=message):
         references(clip, str(images)).find(PROMPTS)
+
+
+def test_weights_that_are_not_here(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(ImproveError, match="weights of clipscore are not here .* weights=FILE .* by=prompt") as error:
+        make_methods(f"noise:{images}")[0].references.find(PROMPTS)
+    assert "\n" not in str(error.value)

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from humanpref.data.folder import ImageFolder
-from humanpref.errors import HumanprefError, ImageError
+from humanpref.errors import DownloadError, HumanprefError, ImageError
 from humanpref.generate.manifest import read_manifest
 from humanpref.generate.store import MANIFEST
 from humanpref.images import RemoteImage, expand_sources, open_image
 from humanpref.improve.methods import ImproveError
 from humanpref.prompts.records import Prompt
-from humanpref.scorers import SPECS, get_spec, load_scorer
+from humanpref.scorers import SPECS, Scorer, get_spec, load_scorer
 from humanpref.scorers import weights as weight_files
 
 BY_PROMPT = "prompt"
@@ -188,7 +188,7 @@ class Nearest:
         """Return the k nearest images of each prompt, nearest first."""
         from humanpref.improve.image_index import nearest_images
 
-        scorer = load_scorer(self._by, weights=self._choice.weights, arch=self._choice.arch, device=self._choice.device)
+        scorer = _load(self._by, self._choice.weights, self._choice.arch, self._choice.device, "weights")
         places = nearest_images(
             scorer, {image.sha256: image.path for image in self._images}, [prompt.text for prompt in prompts], k,
             of=str(self._where),
@@ -233,7 +233,7 @@ def _pick(prompts: Sequence[Prompt], found: Sequence[tuple[Reference, ...]], cho
     """Return the first candidate of each prompt or, where a scorer is to pick, the one it scores highest."""
     if choice.best is None:
         return [images[0] for images in found]
-    scorer = load_scorer(choice.best, weights=choice.best_weights, arch=choice.best_arch, device=choice.device)
+    scorer = _load(choice.best, choice.best_weights, choice.best_arch, choice.device, "best_weights")
     pairs = [(image, prompt.text) for prompt, images in zip(prompts, found, strict=True) for image in images]
     try:
         scores = iter(scorer.score([image.path for image, _ in pairs], [text for _, text in pairs]).tolist())
@@ -244,6 +244,16 @@ def _pick(prompts: Sequence[Prompt], found: Sequence[tuple[Reference, ...]], cho
         scored = [(next(scores), -place) for place in range(len(images))]  # of equal scores the nearer image
         picked.append(images[-max(scored)[1]])
     return picked
+
+
+def _load(name: str, weights: Path | None, arch: str | None, device: str, option: str) -> Scorer:
+    try:
+        return load_scorer(name, weights=weights, arch=arch, device=device)
+    except DownloadError:  # whose message speaks of options of other commands
+        raise ImproveError(
+            f"noise: the weights of {name} are not here and cannot be downloaded; give {option}=FILE (`humanpref "
+            f"download {name}` says where from), or {'best=lite' if option == 'best_weights' else 'by=prompt'}"
+        ) from None
 
 
 def _hashed(name: str, weights: Path | None) -> dict[str, str]:
