@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from humanpref.cli import main
+from humanpref.engines import Engine
 from humanpref.generate import Backend, GenerateError, Prompt, Request, generate, make_backend
 from humanpref.improve import apply_methods, make_methods
 from humanpref.improve.encoding import cover, encode, scale
 from humanpref.improve.methods import ImproveError
 from humanpref.improve.noise import Forward, add_noise, at_start, forward_at_start, mix, terminal
-from tests.generating import rows
+from tests.generating import contents, environment, rows
 from tests.tiny_pipeline import IMAGE_SIZE, write_pipeline
 from tests.tiny_pipelines import write_flux, write_sd3, write_sdxl
 from tests.toys import picture
@@ -253,6 +254,27 @@ def test_it_travels_and_says_what_it_did(families: dict[str, Path], reference: P
         generate(ASKED, [make(families["sd"], f"noise:{reference},strength=0.3")], tmp_path / "out")
 
 
+@pytest.mark.slow
+def test_workers_on_ray_have_the_references(families: dict[str, Path], tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    run = tmp_path / "run"
+    generate(ASKED, [make_backend(f"diffusers:{families['sd']},steps=1")], run)
+    method = f"noise:{run},strength=0.4"
+    generate(ASKED, [make(families["sd"], method, ",batch_size=1")], tmp_path / "here")
+    ray.init(
+        address="local", num_cpus=2, object_store_memory=100 * 2**20, include_dashboard=False, log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": environment()["PYTHONPATH"]}},
+    )  # fmt: skip
+    try:
+        engine = Engine("ray", workers=2, object_store_mib=100)
+        generate(ASKED, [make(families["sd"], method, ",batch_size=1")], tmp_path / "there", engine=engine)
+    finally:
+        ray.shutdown()
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+    found = [{row["prompt_id"]: row["details"] for row in rows(tmp_path / name)} for name in ("here", "there")]
+    assert found[0] == found[1]
+
+
 def test_images_of_a_run_are_references_of_their_prompts(families: dict[str, Path], tmp_path: Path) -> None:
     run = tmp_path / "run"
     generate(ASKED[:2], [make_backend(f"diffusers:{families['sd']},steps=1")], run, images_per_prompt=2)
@@ -313,6 +335,10 @@ def test_pipelines_it_is_not_for(families: dict[str, Path], reference: Path) -> 
     refused(pipeline, "IPNDMScheduler cannot add noise .* choose another")
     pixels = diffusers.DDPMPipeline(unet=pipeline.unet, scheduler=diffusers.DDPMScheduler())
     refused(pixels, "DDPMPipeline has no VAE")
+    pipeline.scheduler = diffusers.DDIMScheduler()
+    assert change.prepare(pipeline) == ()
+    of_images = diffusers.StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
+    refused(of_images, "StableDiffusionImg2ImgPipeline takes no initial latents")
 
 
 def test_out_of_memory_while_encoding_halves_the_batch(families: dict[str, Path], reference: Path) -> None:

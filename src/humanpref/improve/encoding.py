@@ -28,7 +28,8 @@ def check_pipeline(pipeline: Any) -> None:
         )
     taken = inspect.signature(pipeline.__call__).parameters
     draws = inspect.signature(pipeline.prepare_latents).parameters if hasattr(pipeline, "prepare_latents") else {}
-    if "latents" not in taken or not draws.keys() >= DRAWING:
+    images = hasattr(pipeline, "image_processor") and hasattr(pipeline.vae.config, "latent_channels")
+    if "latents" not in taken or not draws.keys() >= DRAWING or not images:
         raise ImproveError(f"{name} takes no initial latents of images; noise: is for pipelines that do")
 
 
@@ -121,7 +122,12 @@ def pack(pipeline: Any, latents: Tensor, like: Tensor) -> Tensor:
     Raises `ImproveError` where the two do not come to the same shape.
     """
     if like.ndim == 3 and hasattr(pipeline, "_pack_latents"):
-        latents = pipeline._pack_latents(latents, *latents.shape)
+        try:
+            latents = pipeline._pack_latents(latents, *latents.shape)
+        except TypeError:
+            raise ImproveError(
+                f"{type(pipeline).__name__} packs its latents in a way that noise: does not know"
+            ) from None
     if latents.shape != like.shape:
         raise ImproveError(
             f"{type(pipeline).__name__}: the reference's latents {tuple(latents.shape)} are not like its noise "
