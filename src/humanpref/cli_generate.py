@@ -49,6 +49,13 @@ def generate_command(
         ),
     ],
     out: Annotated[Path, typer.Option(help="The folder of the run; one that was begun is gone on with.")],
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND:WHAT[,option=value...]",
+            help="A method that raises the score, for every backend, as noise:reference.png; + joins several.",
+        ),
+    ] = "none",
     seed: Annotated[int, typer.Option(help="What the seeds of all images are derived from.")] = 0,
     images_per_prompt: Annotated[int, typer.Option(help="Images of each prompt by each model.", min=1)] = 1,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Make failed images again.")] = False,
@@ -84,6 +91,7 @@ def generate_command(
     from humanpref.engines import Engine
     from humanpref.generate import generate, make_backend, read_prompts
     from humanpref.generate.options import parse_spec
+    from humanpref.improve import apply_methods, make_methods
 
     options = {
         "size": size, "steps": steps, "guidance": guidance, "negative_prompt": negative_prompt, "scheduler": scheduler,
@@ -95,13 +103,14 @@ def generate_command(
     }  # fmt: skip
     shared = {name: value for name, value in options.items() if value is not None}
     _check_used(shared, {parse_spec(spec)[0] for spec in backend})
+    methods = make_methods(method)
     where = Engine(engine.value, workers, ray_address, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker)
     found, again = read_prompts(prompts)
     if again:
         say(f"{prompts}: {again} prompts are there again; each is taken once")
     report = generate(
         found,
-        [make_backend(spec, shared) for spec in backend],
+        [apply_methods(methods, make_backend(spec, shared)) for spec in backend],
         out,
         seed=seed,
         images_per_prompt=images_per_prompt,

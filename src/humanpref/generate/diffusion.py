@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from humanpref.errors import MissingExtraError
 from humanpref.generate.contract import GenerateError, Outcome, Request, Settings
@@ -44,8 +44,11 @@ class PipelineChange(Protocol):
         """What goes into the backend's settings."""
         ...
 
-    def prepare(self, pipeline: Any) -> None:
-        """Change a pipeline that was loaded, once. Raises `GenerateError` where it does not fit."""
+    def prepare(self, pipeline: Any) -> Sequence[str] | None:
+        """Change a pipeline that was loaded, once -> notes for the person who watches, if any.
+
+        Raises `GenerateError` where it does not fit.
+        """
         ...
 
     def options(self, pipeline: Any, requests: Sequence[Request], generators: Sequence[Any]) -> Mapping[str, Any]:
@@ -54,6 +57,19 @@ class PipelineChange(Protocol):
         `generators`: one `torch.Generator` on the CPU for each request, seeded by it; what is drawn from them is not
         drawn again by the pipeline.
         """
+        ...
+
+
+@runtime_checkable
+class KnowsPrompts(Protocol):
+    """What a `PipelineChange` has as well when it does something else for each prompt."""
+
+    def look_at(self, prompts: Sequence[Prompt]) -> None:
+        """Settle what is done for each prompt, before the pipeline is loaded. Raises `GenerateError`."""
+        ...
+
+    def details(self, request: Request) -> Mapping[str, Any]:
+        """Return what was done for a request, for its image's row of the manifest."""
         ...
 
 
@@ -120,6 +136,7 @@ class DiffusersBackend:
         self.chunk = self.config.batch_size
         self._batch_size = self.config.batch_size
         self._pipeline: Any = None
+        self._told: tuple[str, ...] = ()
 
     def changed(self, *changes: PipelineChange, **options: Any) -> DiffusersBackend:
         """Return such a backend, unloaded, with more done to its pipeline and with other options."""
@@ -127,13 +144,16 @@ class DiffusersBackend:
         return DiffusersBackend(self._asked, config, (*self.changes, *changes))
 
     def prepare(self, prompts: Sequence[Prompt]) -> None:
-        """Nothing needs to be known of the prompts."""
+        """Let the changes that depend on prompts look at them; the pipeline itself need not know them before."""
+        for change in self.changes:
+            if isinstance(change, KnowsPrompts):
+                change.look_at(prompts)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Outcome]:
         """Yield images in order. Out of memory: half the batch, from then on."""
         if self._pipeline is None:
             self._pipeline = self._load()
-        remaining, notes = list(requests), tuple[str, ...]()
+        remaining, notes, self._told = list(requests), self._told, ()
         while remaining:
             batch = remaining[: self._batch_size]
             began, failure, no_memory = time.perf_counter(), "", False
@@ -159,7 +179,10 @@ class DiffusersBackend:
                         yield Outcome(request, "refused", reason=reason, seconds=seconds, notes=notes)
                     else:
                         cut = self._is_cut(request.prompt.text)
-                        yield Outcome(request, "done", image=image, seconds=seconds, truncated=cut, notes=notes)
+                        more = self._details(request)
+                        yield Outcome(
+                            request, "done", image=image, seconds=seconds, truncated=cut, notes=notes, details=more
+                        )
                     notes = ()
             notes = ()
             del remaining[: len(batch)]
@@ -187,6 +210,13 @@ class DiffusersBackend:
         if len(found.images) != len(batch):
             raise GenerateError(f"{self.name}: its pipeline made {len(found.images)} images for {len(batch)} prompts")
         return found.images, getattr(found, "nsfw_content_detected", None) or [False] * len(batch)
+
+    def _details(self, request: Request) -> Settings:
+        found: dict[str, Any] = {}
+        for change in self.changes:
+            if isinstance(change, KnowsPrompts):
+                found |= change.details(request)
+        return found
 
     def _is_cut(self, text: str) -> bool:
         """Tell whether every text encoder of the pipeline reads only the beginning of a prompt."""
@@ -244,7 +274,7 @@ class DiffusersBackend:
         self._schedule(diffusers, pipeline)
         self._adapt(pipeline)
         for change in self.changes:
-            change.prepare(pipeline)
+            self._told += tuple(change.prepare(pipeline) or ())
         self.made_with = (
             f"diffusers {diffusers.__version__}, torch {torch.__version__}, {_device_name(device)}, {wanted}"
         )

@@ -13,14 +13,13 @@ from types import MappingProxyType
 from typing import Protocol
 
 from humanpref import specs
-from humanpref.errors import HumanprefError
-from humanpref.generate.contract import Backend
+from humanpref.generate.contract import Backend, GenerateError
 from humanpref.generate.diffusion import DiffusersBackend
 from humanpref.specs import Kind
 
 
-class ImproveError(HumanprefError):
-    """A method that cannot be used here, or a search or a fine-tuning that cannot go on."""
+class ImproveError(GenerateError):
+    """A method that cannot be used here, or a search or a fine-tuning that cannot go on: a run ends with it."""
 
 
 class Method(Protocol):
@@ -56,6 +55,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "none": Kind("humanpref.improve.methods", "Nothing", "NoConfig"),
         "best-of": Kind("humanpref.improve.best_of", "BestOf", "BestOfConfig", "N"),
         "tokens": Kind("humanpref.improve.tokens", "Tokens", "TokensConfig", "NAME[,NAME...]"),
+        "noise": Kind("humanpref.improve.reference_noise", "ReferenceNoise", "NoiseConfig", "FILE_OR_FOLDER"),
+        "zero-snr": Kind("humanpref.improve.zero_snr", "ZeroSnr", "ZeroSnrConfig"),
     }
 )
 """The methods: `none` is doing nothing."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,11 +15,11 @@ from torch import Tensor, nn
 
 from humanpref.errors import ImageError, TrainingError
 from humanpref.evaluation.evaluate import TestSet
-from humanpref.files import whole
 from humanpref.images import ImageSource
 from humanpref.scorers import SPECS
 from humanpref.scorers import weights as weight_files
 from humanpref.scorers.base import map_ahead
+from humanpref.scorers.embedding_store import EmbeddingStore
 from humanpref.training.batches import PixelInputs
 from humanpref.training.config import TrainConfig
 from humanpref.training.examples import Example, ExampleTable
@@ -71,7 +70,7 @@ def embed_data(
         prompts[instance.consensus.prompt] = None
     backbone = hashlib.sha256(_describe(clip, config).encode()).hexdigest()
     device = accelerator.device
-    store = _Store(out / FILE, backbone)
+    store = EmbeddingStore(out / FILE, backbone)
     by_file, failed = _digests(list(images))
     new = [(path, digest) for path, digest in by_file.items() if digest not in store.images]
     new = list({digest: (path, digest) for path, digest in new}.values())
@@ -83,7 +82,7 @@ def embed_data(
             found = clip.encode_text(pixels.prompts(chunk).to(device)).float().cpu()  # type: ignore[operator]
             store.texts.update(zip(chunk, F.normalize(found, dim=-1), strict=True))
     if (new or missing) and accelerator.is_main_process:
-        store.save()
+        _save(store)
     accelerator.wait_for_everyone()
     vectors = {path: store.images[digest] for path, digest in by_file.items() if digest in store.images}
     if failed and config.bad_images == "stop":
@@ -98,43 +97,11 @@ def embed_data(
     return EmbeddingInputs(vectors, texts, failed, width, backbone, _base_sha256(config))
 
 
-class _Store:
-    """Embeddings on disk, by SHA-256 of the image file and by prompt; another backbone's are not used."""
-
-    def __init__(self, path: Path, backbone: str) -> None:
-        self.path, self.backbone = path, backbone
-        self.images: dict[str, Tensor] = {}
-        self.texts: dict[str, Tensor] = {}
-        if path.is_file():
-            self._read()
-
-    def _read(self) -> None:
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(self.path, "pt") as file:
-                about = json.loads(file.metadata()["about"])
-                if about["backbone"] != self.backbone:
-                    return
-                self.images = dict(zip(about["images"], file.get_tensor("images"), strict=True))
-                self.texts = dict(zip(about["texts"], file.get_tensor("texts"), strict=True))
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError):
-            self.images, self.texts = {}, {}  # damaged: computed again
-
-    def save(self) -> None:
-        from safetensors.torch import save_file
-
-        about = {"backbone": self.backbone, "images": list(self.images), "texts": list(self.texts)}
-        try:
-            tensors = {"images": _stack(self.images), "texts": _stack(self.texts)}
-            with whole(self.path) as part:
-                save_file(tensors, part, metadata={"about": json.dumps(about)})
-        except Exception as error:  # a full disk has several errors
-            raise TrainingError(f"{self.path}: the embeddings cannot be written ({error})") from error
-
-
-def _stack(vectors: dict[str, Tensor]) -> Tensor:
-    return torch.stack(list(vectors.values())).contiguous() if vectors else torch.zeros(0, 1)
+def _save(store: EmbeddingStore) -> None:
+    try:
+        store.save()
+    except Exception as error:  # a full disk has several errors
+        raise TrainingError(f"{store.path}: the embeddings cannot be written ({error})") from error
 
 
 def _digests(paths: list[str]) -> tuple[dict[str, str], dict[str, str]]:
