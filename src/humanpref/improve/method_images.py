@@ -132,7 +132,8 @@ def check_out(out: Path, ours: str) -> None:
     """Refuse a folder that holds anything but an earlier run: `ours` is the file such a run leaves."""
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; --out names a folder")
-    if out.is_dir() and not (out / IMAGES).is_dir() and not (out / ours).is_file() and any(out.iterdir()):
+    begun = (out / IMAGES).is_dir() or (out / ours).is_file()
+    if out.is_dir() and not begun and any(not path.name.startswith(".") for path in out.iterdir()):
         raise DataError(f"{out}: holds other files; choose an empty or new folder for --out")
 
 
