@@ -18,11 +18,12 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("demo", "score", "models", "evaluate", "data", "prompts", "generate", "annotate", "official")
+PAGES = ("demo", "score", "models", "evaluate", "data", "prompts", "generate", "improve", "annotate", "official")
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 VARIES = re.compile(
     r"(?<![\w-])[\w-]{32}(?![\w-])|\b[0-9a-f]{12}\b"  # tokens, handles
     r"|\d{4}-\d\d-\d\dT[\d:.]+\S*| *\d+\.\d\d(?=   run1$)"  # times, speeds
+    r"|(?<= \d\d) +\d+\.\d\d$| +\d+\.\d\d +\d+\.\d x$"  # seconds an image or prompt, costs
     r"|could not be downloaded \(.*?\)\. ",  # what the Hub's client says
     re.MULTILINE,
 )

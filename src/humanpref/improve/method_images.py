@@ -107,7 +107,8 @@ def make_method_images(
             prompts, [own_backend], folder, seed=seed, images_per_prompt=images_per_prompt, engine=engine,
             retry_failed=retry_failed, track=_titled(track, name), on_note=_named(on_note, name),
         )  # fmt: skip
-        selectors = tuple(dict.fromkeys(method.selector for method in own if isinstance(method, BestOf)))
+        choosing = [method for method in own if isinstance(method, BestOf) and method.chooses]
+        selectors = tuple(dict.fromkeys(method.selector for method in choosing))
         wanted = [(prompt.id, number) for prompt in prompts for number in range(images_per_prompt)]
         found.append(MethodImages(name, folder, selectors, _read(folder, own_backend.name, wanted)))
         del own_backend
