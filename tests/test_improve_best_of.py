@@ -184,3 +184,23 @@ def test_a_prompt_that_cannot_be_scored_fails_alone() -> None:
 def test_what_is_refused(spec: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make_methods(spec)
+
+
+class Level(Pixel):
+    """Finds all pictures equal."""
+
+    def score_each(self, images: Sequence[object], prompts: object) -> Iterator[float | ImageError]:
+        yield from (1.0 for _ in images)
+
+
+def test_the_first_candidate_of_a_diffusion_model_is_the_baselines_image(tmp_path: Path) -> None:
+    """Whatever batch it is drawn in: all are equal to the scorer, so the first is kept."""
+    made = []
+    for method in (BestOf(1), BestOf(3, scorer=Level())):
+        backend = method.apply(make_backend("diffusers:shapes,steps=2,batch_size=4"))
+        generate(CAPTIONS[:2], [backend], tmp_path / f"{method.n}")
+        made.append(
+            [Image.open(tmp_path / f"{method.n}" / row["path"]).tobytes() for row in rows(tmp_path / f"{method.n}")]
+        )
+    close = [max(abs(a - b) for a, b in zip(one, two, strict=True)) for one, two in zip(*made, strict=True)]
+    assert max(close) <= 1  # a batch of another size may round otherwise
