@@ -146,6 +146,7 @@ def test_demo_makes_its_own_images_and_a_picture_of_the_ranking(tmp_path: Path) 
     with Image.open(tmp_path / "demo" / "ranking.png") as sheet:
         assert sheet.width > 600
     assert "index.html: prompts, cleaned, drawn by four sources" in done.stderr
+    assert "improve/index.html: the best of four, as lite chooses: +" in done.stderr
     again = run("demo", "--out", tmp_path / "demo", "--format", "json", cwd=tmp_path)
     assert again.stdout == done.stdout
     (tmp_path / "file").write_text("")

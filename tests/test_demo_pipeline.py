@@ -11,7 +11,7 @@ from humanpref import load_scorer
 from humanpref.annotate.records import Answer
 from humanpref.annotate.store import Store
 from humanpref.data.formats import read_rankings
-from humanpref.demo_pipeline import DATABASE, PEOPLE, run_pipeline, write_benchmark, write_page
+from humanpref.demo_pipeline import DATABASE, PEOPLE, improve_images, run_pipeline, write_benchmark, write_page
 from humanpref.shapes.grammar import parse
 from humanpref.shapes.quality import quality
 from tests.browser import Opened, chromium
@@ -92,6 +92,19 @@ def test_it_ends_in_a_benchmark_of_the_sources(made) -> None:
         assert opened.page.inner_text("h1") == prompts[0].cleaned
         assert opened.page.eval_on_selector_all("img", "all => all.map(i => i.naturalWidth)") == [128] * 3
         assert opened.said == []
+
+
+def test_a_scorer_chooses_better_images_and_the_truth_is_asked(made) -> None:
+    out, _, _ = made
+    report, page = improve_images(out, load_scorer("lite"))
+    assert page == out / "improve" / "index.html"
+    by_lite, truly = report.gains
+    assert (by_lite.pairs, by_lite.selected, truly.selected) == (12, True, False)
+    assert by_lite.holds
+    assert min(row.images[1].scores[0] - row.images[0].scores[0] for row in report.rows) >= 0
+    for row in report.rows:
+        with Image.open(row.images[1].path) as picture:
+            assert quality(picture.convert("RGB"), row.prompt).total == pytest.approx(row.images[1].scores[1])
 
 
 def test_a_second_run_makes_nothing_again(made) -> None:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from humanpref import load_scorer
+from humanpref.engines import Engine
 from humanpref.errors import ImageError, ScoreError, UnknownNameError
 from humanpref.generate import Outcome, Prompt, Request, generate, make_backend
 from humanpref.generate.contract import seed_of
@@ -184,3 +185,34 @@ def test_a_prompt_that_cannot_be_scored_fails_alone() -> None:
 def test_what_is_refused(spec: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make_methods(spec)
+
+
+class Level(Pixel):
+    """Finds all pictures equal."""
+
+    def score_each(self, images: Sequence[object], prompts: object) -> Iterator[float | ImageError]:
+        yield from (1.0 for _ in images)
+
+
+def test_the_first_candidate_of_a_diffusion_model_is_the_baselines_image(tmp_path: Path) -> None:
+    """Whatever batch it is drawn in: all are equal to the scorer, so the first is kept."""
+    made = []
+    for method in (BestOf(1), BestOf(3, scorer=Level())):
+        backend = method.apply(make_backend("diffusers:shapes,steps=2,batch_size=4"))
+        generate(CAPTIONS[:2], [backend], tmp_path / f"{method.n}")
+        made.append(
+            [Image.open(tmp_path / f"{method.n}" / row["path"]).tobytes() for row in rows(tmp_path / f"{method.n}")]
+        )
+    close = [max(abs(a - b) for a, b in zip(one, two, strict=True)) for one, two in zip(*made, strict=True)]
+    assert max(close) <= 1  # a batch of another size may round otherwise
+
+
+@pytest.mark.slow
+def test_a_ray_worker_chooses_as_this_process_does(tmp_path: Path) -> None:
+    found = []
+    for engine in (Engine(), Engine("ray")):
+        out = tmp_path / engine.kind
+        backend = apply_methods(make_methods("best-of:3,model=lite"), make_backend("shapes:coarse,size=64"))
+        generate(CAPTIONS, [backend], out, engine=engine)
+        found.append({row["prompt_id"]: (row["sha256"], row["details"]) for row in rows(out)})
+    assert found[0] == found[1]

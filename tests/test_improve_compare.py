@@ -19,6 +19,7 @@ from humanpref import load_scorer
 from humanpref.cache import ScoreCache
 from humanpref.errors import DataError, ImageError, ScoreError
 from humanpref.generate import GenerateError, Outcome, Prompt, Request, make_backend
+from humanpref.generate.manifest import read_manifest
 from humanpref.improve.best_of import BestOf
 from humanpref.improve.compare import CompareReport, compare_methods
 from humanpref.improve.compare_output import compare_json, compare_table, write_report
@@ -220,8 +221,9 @@ def test_a_run_that_is_killed_goes_on(prompt_file: Path, tmp_path: Path) -> None
         time.sleep(0.05)
     began.send_signal(signal.SIGKILL)
     began.communicate()
-    was = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
-    assert 10 <= len(was) < 16
+    rows = [(file.parent, row) for file in out.rglob("manifest.jsonl") for row in read_manifest(file)]
+    was = {made / row["path"]: (made / row["path"]).stat().st_mtime_ns for made, row in rows}
+    assert 9 <= len(was) < 16
     done = run(*words(prompt_file, out), "--format", "json", "--no-cache")
     assert done.returncode == 0, done.stderr
     assert all(path.stat().st_mtime_ns == at for path, at in was.items())

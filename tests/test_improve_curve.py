@@ -47,18 +47,17 @@ def test_the_curve_is_the_mean_over_subsets_and_prompts(folder: Path, tmp_path: 
     assert (pool.source, pool.n, len(pool.prompts)) == ("miscounting", 5, 6)
     report = curve(pool, load_scorer("shapes-truth"), load_scorer("lite"), tmp_path=tmp_path)
     lite = load_scorer("lite")
+    truths = [[quality(Image.open(path), p.prompt).total for path in p.images] for p in pool.prompts]
+    likes = [lite.score(list(p.images), p.prompt).tolist() for p in pool.prompts]
     for k in range(1, 6):
         point = report.points[k - 1]
         own, other = [], []
-        for prompt in pool.prompts:
-            truths = [quality(Image.open(path), prompt.prompt).total for path in prompt.images]
-            likes = lite.score(list(prompt.images), prompt.prompt).tolist()
+        for truth, like in zip(truths, likes, strict=True):
             subsets = list(combinations(range(5), k))
-            own.append(np.mean([max(truths[i] for i in subset) for subset in subsets]))
-            best = [max(truths[i] for i in subset) for subset in subsets]
-            other.append(
-                np.mean([np.mean([likes[i] for i in s if truths[i] == b]) for s, b in zip(subsets, best, strict=True)])
-            )
+            best = [max(truth[i] for i in subset) for subset in subsets]
+            own.append(np.mean(best))
+            equals = [[like[i] for i in s if truth[i] == b] for s, b in zip(subsets, best, strict=True)]
+            other.append(np.mean([np.mean(values) for values in equals]))
         assert point.worth[0].mean == pytest.approx(np.mean(own), abs=1e-6)
         assert point.worth[1].mean == pytest.approx(np.mean(other), abs=1e-5)
         assert point.worth[0].gain == pytest.approx(point.worth[0].mean - report.points[0].worth[0].mean, abs=1e-6)

@@ -37,6 +37,7 @@ VARIES = re.compile(
     r"(?<![\w-])[\w-]{32}(?![\w-])|\b[0-9a-f]{12}\b"  # tokens, handles
     r"|\d{4}-\d\d-\d\dT[\d:.]+\S*| *\d+\.\d\d(?=   (?:run1|noisy|unchanged)$)"  # times, speeds
     r"| *\d+\.\d(?= +\d+   (?:table-)?scores$)"
+    r"|(?<= \d\d) +\d+\.\d\d$| +\d+\.\d\d +\d+\.\d x$"  # seconds an image or prompt, costs
     r"|could not be downloaded \(.*?\)\. ",  # what the Hub's client says
     re.MULTILINE,
 )

@@ -179,7 +179,8 @@ def demo_command(
     """Rank example images; then go from prompts to preferences in a small world of shapes. Works offline."""
     from humanpref import output
     from humanpref.demo import PROMPT, contact_sheet, make_examples, save_image
-    from humanpref.demo_pipeline import DATABASE, run_pipeline, write_benchmark, write_page
+    from humanpref.demo_pipeline import DATABASE, improve_images, run_pipeline, write_benchmark, write_page
+    from humanpref.improve.gains import signed
     from humanpref.ranking import score
     from humanpref.scorers import load_scorer
 
@@ -197,6 +198,10 @@ def demo_command(
     _say(f"Look at {out / 'index.html'}: prompts, cleaned, drawn by four sources, ranked and scored")
     if (site := write_benchmark(out, lite)) is not None:
         _say(f"Look at {site}: the four sources compared, every prompt with their images side by side")
+    improved, page = improve_images(out, lite, track=_progress)
+    by_lite, truly = improved.gains
+    truth = f"{signed(truly.gain)} in truth" if truly.holds else f"no sure gain in truth ({signed(truly.gain)})"
+    _say(f"Look at {page or improved.out}: the best of four, as lite chooses: {signed(by_lite.gain)} by lite, {truth}")
     if link is not None:
         _say(
             f"Rank them yourself: humanpref annotate serve --db {out / DATABASE}",

@@ -1,5 +1,5 @@
 """The pipeline in small, offline: prompts -> cleaned -> images by four sources -> ranked by simulated people, scored ->
-a benchmark of the sources.
+a benchmark of the sources -> better images by one of them.
 
 All in the shapes world, where the truth is known; each step is the one that `humanpref prompts`, `generate`, `annotate`
 and `evaluate` take, and leaves the files that they would. Where the `annotate` extra is installed, the people use the
@@ -35,6 +35,7 @@ from humanpref.shapes.grammar import captions
 
 if TYPE_CHECKING:
     from humanpref.annotate.store import Store
+    from humanpref.improve.compare import CompareReport
 
 SOURCES = ("clean", "miscounting", "wrong-colours", "coarse")
 PEOPLE = 5
@@ -42,6 +43,9 @@ DATABASE = "annotate.db"
 YOU = "you"
 """Whose link is printed."""
 SIZE = 128
+IMPROVED = 12
+"""How many prompts the best image is chosen for."""
+CANDIDATES = 4
 BOOSTERS = (
     ", highly detailed, trending on artstation, 8 k",
     ", octane render, sharp focus, by greg rutkowski and alphonse mucha",
@@ -138,6 +142,32 @@ def write_benchmark(out: Path, scorer: Scorer) -> Path | None:
         run = run_benchmark(collect(out / "images", suite), suite, [scorer], out / "benchmark", cache=cache)
     boards = leaderboards(run.results, allow_incomplete=True)
     return write_site(boards, out / "report", title="A benchmark in the shapes world", workers=1).index
+
+
+def improve_images(
+    out: Path, scorer: Scorer, *, seed: int = 0, track: Track = lambda _, __: nullcontext(lambda: None)
+) -> tuple[CompareReport, Path | None]:
+    """Let a scorer choose among four images of each prompt, judged by it and by the known truth, as `humanpref improve
+    compare` does, in improve/ below `out` -> the comparison, and its page (None without the `report` extra)."""
+    from humanpref.cache import ScoreCache
+    from humanpref.improve.best_of import BestOf
+    from humanpref.improve.compare import compare_methods
+    from humanpref.improve.compare_output import write_report
+    from humanpref.improve.compare_page import write_page as write_comparison
+    from humanpref.scorers import load_scorer
+
+    prompts = [Prompt(text, f"improve-{i}", "shapes") for i, text in enumerate(captions(IMPROVED, seed + 1))]
+    backend = make_backend(f"shapes:{SOURCES[-1]}", {"size": str(SIZE)})
+    method = (f"best-of-{CANDIDATES}", [BestOf(CANDIDATES, scorer=scorer)])
+    judges = [scorer, load_scorer("shapes-truth")]
+    (out / "improve").mkdir(parents=True, exist_ok=True)
+    with ScoreCache(out / "improve" / ".scores.sqlite") as cache:
+        report = compare_methods(
+            prompts, backend, [method], judges, out / "improve", cache=cache, seed=seed, track=track
+        )
+    write_report(report)
+    with_page = all(find_spec(name) is not None for name in ("jinja2", "matplotlib"))
+    return report, write_comparison(report) if with_page else None
 
 
 def _ask_people(groups: Sequence[Group], out: Path, seed: int, track: Track) -> tuple[list[Ranking], str | None]:

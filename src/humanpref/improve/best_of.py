@@ -59,13 +59,18 @@ class BestOf:
             check_options(get_spec(own.model), own.arch, own.resize, own.precision, own.device)
 
     @property
+    def chooses(self) -> bool:
+        """Whether there is anything to choose: not for n = 1."""
+        return int(self.n) > 1
+
+    @property
     def selector(self) -> str:
         """The name of the scorer that chooses."""
         return get_spec(self.config.model).name if self.scorer is None else self.scorer.spec.name
 
     def apply(self, backend: Backend) -> Backend:
         """Return a backend that keeps the best of n images of `backend`; for n = 1 it is `backend` itself."""
-        return backend if int(self.n) == 1 else BestOfBackend(backend, int(self.n), self)
+        return BestOfBackend(backend, int(self.n), self) if self.chooses else backend
 
 
 @dataclass

@@ -107,7 +107,8 @@ def make_method_images(
             prompts, [own_backend], folder, seed=seed, images_per_prompt=images_per_prompt, engine=engine,
             retry_failed=retry_failed, track=_titled(track, name), on_note=_named(on_note, name),
         )  # fmt: skip
-        selectors = tuple(dict.fromkeys(method.selector for method in own if isinstance(method, BestOf)))
+        choosing = [method for method in own if isinstance(method, BestOf) and method.chooses]
+        selectors = tuple(dict.fromkeys(method.selector for method in choosing))
         wanted = [(prompt.id, number) for prompt in prompts for number in range(images_per_prompt)]
         found.append(MethodImages(name, folder, selectors, _read(folder, own_backend.name, wanted)))
         del own_backend
@@ -132,7 +133,8 @@ def check_out(out: Path, ours: str) -> None:
     """Refuse a folder that holds anything but an earlier run: `ours` is the file such a run leaves."""
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; --out names a folder")
-    if out.is_dir() and not (out / IMAGES).is_dir() and not (out / ours).is_file() and any(out.iterdir()):
+    begun = (out / IMAGES).is_dir() or (out / ours).is_file()
+    if out.is_dir() and not begun and any(not path.name.startswith(".") for path in out.iterdir()):
         raise DataError(f"{out}: holds other files; choose an empty or new folder for --out")
 
 
