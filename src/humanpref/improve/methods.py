@@ -51,7 +51,12 @@ class Nothing:
         return backend
 
 
-KINDS: Mapping[str, Kind] = MappingProxyType({"none": Kind("humanpref.improve.methods", "Nothing", "NoConfig")})
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "none": Kind("humanpref.improve.methods", "Nothing", "NoConfig"),
+        "lora": Kind("humanpref.improve.finetune.method", "LoraMethod", "LoraConfig", "FILE"),
+    }
+)
 """The methods: `none` is doing nothing."""
 
 
