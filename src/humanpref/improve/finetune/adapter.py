@@ -36,9 +36,9 @@ def add_lora(pipeline: Any, config: FinetuneConfig) -> dict[str, nn.Parameter]:
         from peft import LoraConfig
     except ImportError:
         raise MissingExtraError('fine-tuning needs peft: pip install "humanpref[generate]"') from None
-    for part in pipeline.components.values():
-        if isinstance(part, nn.Module):
-            part.requires_grad_(False).eval()
+    for component in pipeline.components.values():
+        if isinstance(component, nn.Module):
+            component.requires_grad_(False).eval()
     _, network = denoiser_of(pipeline)
     if not hasattr(network, "add_adapter"):
         raise ImproveError(f"{type(network).__name__} takes no LoRA in diffusers")
@@ -52,6 +52,7 @@ def add_lora(pipeline: Any, config: FinetuneConfig) -> dict[str, nn.Parameter]:
         except ValueError as error:
             raise ImproveError(f"lora_layers: {reason_of(error)}") from None
     if config.checkpointing:
+        part: Any
         for part in (network, getattr(pipeline, "vae", None)):
             if getattr(part, "_supports_gradient_checkpointing", False):
                 part.enable_gradient_checkpointing()
@@ -84,13 +85,15 @@ def write_lora(pipeline: Any, path: Path) -> None:
 
     Raises `ImproveError` for a pipeline that cannot load one.
     """
-    from diffusers.utils import convert_state_dict_to_diffusers
+    from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
 
     part, network = denoiser_of(pipeline)
     if not hasattr(pipeline, "save_lora_weights"):
         raise ImproveError(f"{type(pipeline).__name__} cannot load a LoRA, so there is no use in training one")
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(network, adapter_name=NAME))
+    layers = convert_state_dict_to_diffusers(  # type: ignore[no-untyped-call]
+        get_peft_model_state_dict(network, adapter_name=NAME)
+    )
     layers = {name: tensor.detach().cpu().contiguous() for name, tensor in layers.items()}
     with TemporaryDirectory(dir=path.parent, prefix=".lora-") as folder:
         pipeline.save_lora_weights(

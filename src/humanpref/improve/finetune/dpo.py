@@ -74,7 +74,8 @@ def pair_terms(
 
     def error() -> Tensor:
         prediction = network(**given)[0].float()
-        return (prediction[:, : target.shape[1]] - target).square().flatten(1).mean(1).view(2, n)
+        errors: Tensor = (prediction[:, : target.shape[1]] - target).square().flatten(1).mean(1)
+        return errors.view(2, n)
 
     own = error()
     with frozen(network):

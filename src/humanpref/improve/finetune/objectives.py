@@ -51,7 +51,7 @@ class Reward:
     def loss(self, first: int) -> tuple[Tensor, Mapping[str, float]]:
         """The mean reward in logits of preference, negative, plus what keeps the model near its beginning."""
         config = self.config
-        requests = []
+        requests: list[Request] = []
         for number in range(first, first + config.batch):
             prompt = self.prompts[chosen(number, len(self.prompts), config.seed)]
             seed = seed_of(config.seed, prompt.id, TRAINING + number)

@@ -52,7 +52,7 @@ def card(report: FinetuneReport, *, curves: bool) -> str:
     if report.overoptimised:
         text += f"\nBeware: {report.overoptimised}.\n"
     text += f"\n![curves]({CURVES})\n" if curves else ""
-    text += f"\nBefore (left by step 0) and after:\n\n![before]({PICTURES}/step-000000.png)\n"
+    text += f"\nBefore, at step 0, and after:\n\n![before]({PICTURES}/step-000000.png)\n"
     text += f"\n![after]({PICTURES}/step-{best or 0:06d}.png)\n"
     text += "\n## Use\n\n```python\nfrom diffusers import DiffusionPipeline\n\n"
     text += f'pipeline = DiffusionPipeline.from_pretrained("{report.model}")\n'

@@ -95,13 +95,15 @@ def _run(
 ) -> Sampled:
     pipeline = backend.pipeline
     _, network = denoiser_of(pipeline)
-    call = type(pipeline).__call__.__wrapped__
+    call: Any = type(pipeline).__call__
     found: list[Tensor] = []
     with ExitStack() as stack:
         if distance:
             stack.enter_context(_measured(network, found))
         stack.enter_context(torch.set_grad_enabled(at_once))
-        images = call(pipeline, **backend.arguments(requests), output_type="pt", callback_on_step_end=on_end).images
+        images = call.__wrapped__(
+            pipeline, **backend.arguments(requests), output_type="pt", callback_on_step_end=on_end
+        ).images
     return Sampled(images.float(), torch.stack(found).mean() if distance else None)
 
 
