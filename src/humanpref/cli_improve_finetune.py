@@ -158,6 +158,7 @@ def _as_json(report: FinetuneReport) -> str:
     from humanpref.tables import to_json
 
     found: dict[str, Any] = {**asdict(report), "out": str(report.out), "lora": str(report.lora)}
+    found["lora_last"] = str(report.lora_last)
     return to_json(found)
 
 

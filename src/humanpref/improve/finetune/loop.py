@@ -30,7 +30,8 @@ from humanpref.scorers import Scorer
 from humanpref.training.checkpoints import LOG, Log, TrainFolder, checkpoint_of, read_log, read_state
 from humanpref.training.tracking import Trackers
 
-LORA, WEIGHTS, OPTIMIZER, PICTURES = "lora.safetensors", "lora.safetensors", "optimizer.safetensors", "samples"
+LORA, LAST, PICTURES = "lora.safetensors", "lora-last.safetensors", "samples"
+WEIGHTS, OPTIMIZER = "lora.safetensors", "optimizer.safetensors"
 SKIPPED_IN_A_ROW = 10
 """fp16 tries smaller loss scales so many times before a gradient that is no number ends the run."""
 

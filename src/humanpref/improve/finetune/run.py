@@ -17,9 +17,9 @@ from humanpref.errors import DataError, ScoreError
 from humanpref.generate.contract import settings_hash
 from humanpref.generate.diffusion import DiffusersBackend
 from humanpref.generate.inputs import read_prompts
-from humanpref.improve.finetune.adapter import add_lora
+from humanpref.improve.finetune.adapter import add_lora, write_lora
 from humanpref.improve.finetune.config import FinetuneConfig
-from humanpref.improve.finetune.loop import LORA, Finetuner, FinetuneState, Judges, validations
+from humanpref.improve.finetune.loop import LAST, LORA, Finetuner, FinetuneState, Judges, validations
 from humanpref.improve.finetune.objectives import Objective, Pairs, Reward, check_differentiable
 from humanpref.improve.finetune.sampling import check_pipeline
 from humanpref.improve.finetune.validation import Gain, Validation, gain
@@ -37,11 +37,12 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 @dataclass(frozen=True)
 class FinetuneReport:
     """What a fine-tuning did. `reward`, `check`: held-out prompts before (the model as it was) and after (the best
-    LoRA, which `lora` holds), on each scorer's own scale; `check` None without a second scorer. `validations`: all of
-    them, in order. `overoptimised`: says so where the reward rose while the second scorer fell."""
+    LoRA, which `lora` holds; `lora_last` is that of the last step), on each scorer's own scale; `check` None without a
+    second scorer. `validations`: all of them, in order. `overoptimised`: says so where the reward rose while the second scorer fell."""
 
     out: Path
     lora: Path
+    lora_last: Path
     model: str
     revision: str
     scorer: str
@@ -134,6 +135,7 @@ def finetune(
                 stopped, start = run.fit(advance, lambda one: tell(_line(one, scorer, check_scorer)))
         finally:
             writers.close()
+        write_lora(backend.pipeline, place / LAST)
         run.load_best()
     finally:
         folder.close()
@@ -142,6 +144,7 @@ def finetune(
     report = FinetuneReport(
         out=place,
         lora=place / LORA,
+        lora_last=place / LAST,
         model=str(backend.settings["model"]),
         revision=backend.revision,
         scorer=scorer.spec.name,
