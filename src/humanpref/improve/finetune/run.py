@@ -36,9 +36,10 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 @dataclass(frozen=True)
 class FinetuneReport:
-    """What a fine-tuning did. `reward`, `check`: held-out prompts before (the model as it was) and after (the best
-    LoRA, which `lora` holds; `lora_last` is that of the last step), on each scorer's own scale; `check` None without a
-    second scorer. `validations`: all of them, in order. `overoptimised`: says so where the reward rose while the second scorer fell."""
+    """What a fine-tuning did. `reward`, `check`: the held-out prompts before (the model as it was) and after (the best
+    LoRA, which `lora` holds; `lora_last` is that of the last step), on each scorer's own scale; `check` is None without
+    a second scorer. `validations`: all of them, in order. `overoptimised` says so where the reward rose while the
+    second scorer fell."""
 
     out: Path
     lora: Path
