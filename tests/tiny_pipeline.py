@@ -79,7 +79,7 @@ def write_pipeline(folder: Path, seed: int = 0) -> Path:
 
 
 def write_flow_pipeline(folder: Path, seed: int = 0) -> Path:
-    """Write a Stable Diffusion 3 pipeline without its third text encoder, tiny and random, 32 x 32 pixels."""
+    """Write a Stable Diffusion 3 pipeline, tiny and random, 32 x 32 pixels -> its folder."""
     import torch
     from diffusers import (
         AutoencoderKL,
@@ -87,7 +87,7 @@ def write_flow_pipeline(folder: Path, seed: int = 0) -> Path:
         SD3Transformer2DModel,
         StableDiffusion3Pipeline,
     )
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel
 
     torch.manual_seed(seed)
     words = write_tokenizer(folder / "words")
@@ -114,8 +114,10 @@ def write_flow_pipeline(folder: Path, seed: int = 0) -> Path:
         tokenizer=tokenizer,
         text_encoder_2=CLIPTextModelWithProjection(config),
         tokenizer_2=tokenizer,
-        text_encoder_3=None,
-        tokenizer_3=None,
+        text_encoder_3=T5EncoderModel(
+            T5Config(vocab_size=words, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+        ),
+        tokenizer_3=tokenizer,
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder
