@@ -23,7 +23,7 @@ from humanpref.generate.contract import Request
 from humanpref.improve import apply_methods, make_methods
 from humanpref.improve.finetune.adapter import add_lora, denoiser_of, frozen
 from humanpref.improve.finetune.config import FinetuneConfig, read_config
-from humanpref.improve.finetune.dpo import _noised, dpo_terms, pair_terms
+from humanpref.improve.finetune.dpo import noised, dpo_terms, pair_terms
 from humanpref.improve.finetune.loop import validations
 from humanpref.improve.finetune.run import overoptimised
 from humanpref.improve.finetune.sampling import check_pipeline, predicted_clean, sample_early, sample_last
@@ -194,7 +194,7 @@ def test_the_clean_image_and_the_noise_are_the_schedulers_own(kind: str) -> None
     found = scheduler.step(given, 501, clean)
     torch.testing.assert_close(predicted_clean(scheduler, given, 501, clean), found.pred_original_sample)
     pair_noise = noise[:1].repeat(2, 1, 1, 1)
-    noisy, time_, target = _noised(scheduler, clean, pair_noise, 1, torch.tensor(3), torch.Generator().manual_seed(1))
+    noisy, time_, target = noised(scheduler, clean, pair_noise, 1, torch.tensor(3), torch.Generator().manual_seed(1))
     assert time_[0] == time_[1]
     torch.testing.assert_close(noisy, scheduler.add_noise(clean, pair_noise, time_))
     velocity = scheduler.get_velocity(clean, pair_noise, time_)

@@ -69,7 +69,7 @@ def pair_terms(
         clean = encode(pipeline, [image for pair in zip(*pairs, strict=True) for image in pair], side)
     n = len(pairs)
     noise = torch.randn(clean[:n].shape, generator=chance).to(clean).repeat(2, 1, 1, 1)
-    noisy, time, target = _noised(pipeline.scheduler, clean, noise, n, given["timestep"], chance)
+    noisy, time, target = noised(pipeline.scheduler, clean, noise, n, given["timestep"], chance)
     given |= {first: noisy.to(given[first].dtype), "timestep": time}
 
     def error() -> Tensor:
@@ -127,20 +127,24 @@ def _factor(pipeline: Any) -> int:
     return int(pipeline.vae_scale_factor)
 
 
-def _noised(
+def noised(
     scheduler: Any, clean: Tensor, noise: Tensor, n: int, like: Tensor, chance: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Noise latents (2 n, ...) of n pairs at random times, each pair's at one -> (noisy, times, what is predicted)."""
+    """Noise latents (k * n, c, h, w) at n random times, those n apart alike -> (noisy, times, what is predicted).
+
+    like: times as the denoiser was given them. Raises `ImproveError` for a scheduler whose noise is not known.
+    """
+    k = len(clean) // n
     if type(scheduler).__name__.startswith("FlowMatch"):
         sigma = torch.sigmoid(torch.randn(n, generator=chance)).to(clean)  # arXiv 2403.03206, section 3.1
-        level = sigma.repeat(2).view(-1, 1, 1, 1)
+        level = sigma.repeat(k).view(-1, 1, 1, 1)
         most = float(scheduler.config.num_train_timesteps)
         scale = most if float(like.flatten()[0]) > 1 else 1.0  # some pipelines hand over times in [0, 1]
-        return (1 - level) * clean + level * noise, (sigma * scale).repeat(2).to(like.dtype), noise - clean
+        return (1 - level) * clean + level * noise, (sigma * scale).repeat(k).to(like.dtype), noise - clean
     if not hasattr(scheduler, "alphas_cumprod"):
         raise ImproveError(f"dpo does not know the noise of {type(scheduler).__name__}; choose scheduler=DDIMScheduler")
     kept = scheduler.alphas_cumprod.to(clean)
-    time = torch.randint(len(kept), (n,), generator=chance).to(clean.device).repeat(2)
+    time = torch.randint(len(kept), (n,), generator=chance).to(clean.device).repeat(k)
     signal, level = kept[time].sqrt().view(-1, 1, 1, 1), (1 - kept[time]).sqrt().view(-1, 1, 1, 1)
     kind = scheduler.config.prediction_type
     target = {"epsilon": noise, "v_prediction": signal * noise - level * clean, "sample": clean}.get(kind)
