@@ -23,7 +23,7 @@ from humanpref.generate.contract import Request
 from humanpref.improve import apply_methods, make_methods
 from humanpref.improve.finetune.adapter import add_lora, denoiser_of, frozen
 from humanpref.improve.finetune.config import FinetuneConfig, read_config
-from humanpref.improve.finetune.dpo import noised, dpo_terms, pair_terms
+from humanpref.improve.finetune.dpo import dpo_terms, noised, pair_terms
 from humanpref.improve.finetune.loop import validations
 from humanpref.improve.finetune.run import overoptimised
 from humanpref.improve.finetune.sampling import check_pipeline, predicted_clean, sample_early, sample_last

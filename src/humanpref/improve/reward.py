@@ -90,4 +90,5 @@ def _to_8_bit(images: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         raise ScoreError(f"images must be 8-bit, or floats in [0, 1], got {images.dtype}")
     if images.size and not (images.min() >= -0.01 and images.max() <= 1.01):  # NaN fails too
         raise ScoreError("floats must lie in [0, 1]; give values of 0 to 255 as 8-bit integers")
-    return (images * 255).round().clip(0, 255).astype(np.uint8)
+    found: npt.NDArray[np.uint8] = (images * 255).round().clip(0, 255).astype(np.uint8)
+    return found
