@@ -237,6 +237,10 @@ def test_one_process_trains_in_a_folder_at_a_time(tmp_path: Path) -> None:
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     with pytest.raises(TrainingError, match="holds something else"):
         fit(tmp_path, world(tmp_path / "i", 3), "mine")
+    (tmp_path / "killed").mkdir()  # while it saved the embeddings, before its first checkpoint
+    (tmp_path / "killed" / ".embeddings.safetensors.77.part").write_bytes(b"half")
+    TrainFolder(tmp_path / "killed").close()
+    assert not list((tmp_path / "killed").glob(".*.part"))
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:

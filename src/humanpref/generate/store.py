@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from humanpref.data.folder import ImageFolder
 from humanpref.errors import DataError
-from humanpref.files import sync, whole
+from humanpref.files import HeldError, hold, remove_parts, sync, whole
 from humanpref.generate.contract import Backend, GenerateError, file_name, settings_hash
 from humanpref.generate.manifest import Key, Manifest, key_of, read_manifest
 
@@ -28,8 +25,11 @@ class RunFolder:
         self._images = ImageFolder(path)
         _check_is_ours(path)
         path.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(path / LOCK)
-        self._removed_parts = _remove_parts(path)
+        try:
+            self._lock = hold(path / LOCK)
+        except HeldError as error:
+            raise GenerateError(f"{path}: another run is writing there ({error}); wait for it, or end it") from None
+        self._removed_parts = sum(map(remove_parts, (path, *(p for p in path.iterdir() if p.is_dir()))))
         self.manifest = Manifest(path / MANIFEST)
 
     def __enter__(self) -> RunFolder:
@@ -147,29 +147,6 @@ def _check_is_ours(path: Path) -> None:
         raise DataError(f"{path}: is a file; --out names a folder")
     if path.is_dir() and not (path / RUN).exists() and not (path / LOCK).exists() and any(path.iterdir()):
         raise DataError(f"{path}: holds other files and no {RUN}; choose an empty or new folder for --out")
-
-
-def _lock(path: Path) -> IO[bytes]:
-    file = path.open("ab+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read(100).decode(errors="replace").strip()
-        file.close()
-        raise GenerateError(f"{path.parent}: another run is writing there ({holder}); wait for it, or end it") from None
-    with suppress(OSError):  # the name is for people; a full disk is no reason to stop here
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}".encode())
-        file.flush()
-    return file
-
-
-def _remove_parts(path: Path) -> int:
-    parts = [*path.glob(".*.part"), *path.glob("*/.*.part")]
-    for part in parts:
-        part.unlink()
-    return len(parts)
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
 
 from humanpref.errors import TrainingError, reason_of
-from humanpref.files import sync, whole
+from humanpref.files import HeldError, hold, remove_parts, sync, whole
 from humanpref.training.config import differences, from_json, to_json
 
 RUN, LOCK, FOLDER, STATE, LOG = "run.json", ".lock", "checkpoints", "state.json", "log.jsonl"
@@ -48,14 +47,20 @@ class TrainFolder:
         self.path = path
         strange = path.exists() and not path.is_dir()
         if path.is_dir() and not (path / RUN).exists():
-            strange = bool({p.name for p in path.iterdir()} - {LOCK, FOLDER, "embeddings.safetensors"})
+            found = {p.name for p in path.iterdir() if not p.name.startswith(".")}
+            strange = bool(found - {FOLDER, "embeddings.safetensors"})
         if strange:
             raise TrainingError(f"{path}: holds something else than a training run; choose another --out")
         try:
             (path / FOLDER).mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(path / LOCK)
+            self._lock = hold(path / LOCK)
+        except HeldError as error:
+            raise TrainingError(
+                f"{path}: another process is training there ({error}); wait for it, or choose another --out"
+            ) from None
         except OSError as error:
             raise TrainingError(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
+        remove_parts(path)
         for part in (path / FOLDER).glob(".*.part"):
             shutil.rmtree(part, ignore_errors=True)
 
@@ -192,18 +197,6 @@ def checkpoint_of(out: Path, step: int) -> Path:
 
 def _step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
-
-
-def _lock(path: Path) -> IO[str]:
-    file = path.open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise TrainingError(
-            f"{path.parent}: another process is training there; wait for it, or choose another --out"
-        ) from None
-    return file
 
 
 def _short(value: object) -> str:

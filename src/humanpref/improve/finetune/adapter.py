@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import copyfile
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -95,9 +96,9 @@ def write_lora(pipeline: Any, path: Path) -> None:
         get_peft_model_state_dict(network, adapter_name=NAME)
     )
     layers = {name: tensor.detach().cpu().contiguous() for name, tensor in layers.items()}
-    with TemporaryDirectory(dir=path.parent, prefix=".lora-") as folder:
+    with TemporaryDirectory() as folder:
         pipeline.save_lora_weights(
             folder, **{f"{part}_lora_layers": layers}, weight_name=path.name, safe_serialization=True
         )
         with whole(path) as target:
-            (Path(folder) / path.name).replace(target)
+            copyfile(Path(folder) / path.name, target)
