@@ -78,5 +78,50 @@ def write_pipeline(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def write_flow_pipeline(folder: Path, seed: int = 0) -> Path:
+    """Write a Stable Diffusion 3 pipeline, tiny and random, 32 x 32 pixels -> its folder."""
+    import torch
+    from diffusers import (
+        AutoencoderKL,
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel
+
+    torch.manual_seed(seed)
+    words = write_tokenizer(folder / "words")
+    config = CLIPTextConfig(
+        vocab_size=words, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        projection_dim=16, bos_token_id=words - 2, eos_token_id=words - 1, pad_token_id=words - 1,
+    )  # fmt: skip
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "words", model_max_length=77)
+    transformer = SD3Transformer2DModel(
+        sample_size=16, patch_size=2, in_channels=4, out_channels=4, num_layers=1, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=32, caption_projection_dim=16, pooled_projection_dim=32,
+        pos_embed_max_size=16,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4, norm_num_groups=4, sample_size=IMAGE_SIZE, scaling_factor=1.5, shift_factor=0.06,
+        use_quant_conv=False, use_post_quant_conv=False,
+    )  # fmt: skip
+    pipeline = StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae,
+        text_encoder=CLIPTextModelWithProjection(config),
+        tokenizer=tokenizer,
+        text_encoder_2=CLIPTextModelWithProjection(config),
+        tokenizer_2=tokenizer,
+        text_encoder_3=T5EncoderModel(
+            T5Config(vocab_size=words, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+        ),
+        tokenizer_3=tokenizer,
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
 if __name__ == "__main__":
     write_pipeline(Path(sys.argv[1]))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from humanpref.cli_improve_best_of import best_of_command
+from humanpref.cli_improve_finetune import finetune_command
+from humanpref.cli_improve_tokens import templates_command, tokens_command
 from humanpref.cli_options import (
     DeviceOption,
     EngineName,
@@ -29,12 +31,12 @@ from humanpref.terminal import progress, say
 
 if TYPE_CHECKING:
     from humanpref.improve.compare import CompareReport
-from humanpref.cli_improve_tokens import templates_command, tokens_command
 
 improve_app = typer.Typer(no_args_is_help=True, help="Raise the score, and measure by how much.")
 improve_app.command("best-of")(best_of_command)
 improve_app.command("tokens")(tokens_command)
 improve_app.command("templates")(templates_command)
+improve_app.command("finetune")(finetune_command)
 
 
 @improve_app.callback()

@@ -151,8 +151,7 @@ class DiffusersBackend:
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Outcome]:
         """Yield images in order. Out of memory: half the batch, from then on."""
-        if self._pipeline is None:
-            self._pipeline = self._load()
+        _ = self.pipeline
         remaining, notes, self._told = list(requests), self._told, ()
         while remaining:
             batch = remaining[: self._batch_size]
@@ -187,7 +186,21 @@ class DiffusersBackend:
             notes = ()
             del remaining[: len(batch)]
 
-    def _call(self, batch: Sequence[Request]) -> tuple[list[Any], Sequence[bool]]:
+    @property
+    def pipeline(self) -> Any:
+        """The pipeline as its images are made with: loaded when first asked for, changes done, LoRA applied.
+
+        Raises `GenerateError`, `MissingExtraError`.
+        """
+        if self._pipeline is None:
+            self._pipeline = self._load()
+        return self._pipeline
+
+    def arguments(self, batch: Sequence[Request]) -> dict[str, Any]:
+        """Return what the pipeline is called with for these requests: prompts, generators, the options that are set.
+
+        Raises `GenerateError` for an option that the pipeline does not take.
+        """
         import torch
 
         options = {
@@ -200,13 +213,16 @@ class DiffusersBackend:
         if (size := parse_size(self.config.size)) is not None:
             options |= {"width": size[0], "height": size[1]}
         options = {key: value for key, value in options.items() if value is not None}
-        taken = inspect.signature(self._pipeline.__call__).parameters
+        taken = inspect.signature(self.pipeline.__call__).parameters
         if unknown := [name for name in options if name not in taken]:
             raise GenerateError(f"{self.name}: its pipeline ({type(self._pipeline).__name__}) takes no {unknown[0]}")
         generators = [torch.Generator("cpu").manual_seed(request.seed) for request in batch]
         for change in self.changes:
             options |= change.options(self._pipeline, batch, generators)
-        found = self._pipeline(prompt=[request.prompt.text for request in batch], generator=generators, **options)
+        return {"prompt": [request.prompt.text for request in batch], "generator": generators, **options}
+
+    def _call(self, batch: Sequence[Request]) -> tuple[list[Any], Sequence[bool]]:
+        found = self.pipeline(**self.arguments(batch))
         if len(found.images) != len(batch):
             raise GenerateError(f"{self.name}: its pipeline made {len(found.images)} images for {len(batch)} prompts")
         return found.images, getattr(found, "nsfw_content_detected", None) or [False] * len(batch)

@@ -57,6 +57,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "tokens": Kind("humanpref.improve.tokens", "Tokens", "TokensConfig", "NAME[,NAME...]"),
         "noise": Kind("humanpref.improve.reference_noise", "ReferenceNoise", "NoiseConfig", "FILE_OR_FOLDER"),
         "zero-snr": Kind("humanpref.improve.zero_snr", "ZeroSnr", "ZeroSnrConfig"),
+        "lora": Kind("humanpref.improve.finetune.method", "LoraMethod", "LoraConfig", "FILE"),
     }
 )
 """The methods: `none` is doing nothing."""

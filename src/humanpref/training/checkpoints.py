@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol, TypeVar
 
 from humanpref.errors import TrainingError, reason_of
 from humanpref.files import HeldError, hold, remove_parts, sync, whole
-from humanpref.training.config import TrainConfig, differences, from_json, to_json
+from humanpref.training.config import differences, from_json, to_json
 
 RUN, LOCK, FOLDER, STATE, LOG = "run.json", ".lock", "checkpoints", "state.json", "log.jsonl"
 
@@ -26,6 +26,18 @@ class State:
     best_accuracy: float | None = None
     worse: int = 0
     skipped: int = 0
+
+
+class AnyState(Protocol):
+    """Where a run of some kind stands: a frozen dataclass of what JSON can hold."""
+
+    @property
+    def step(self) -> int:
+        """How many steps are done."""
+        ...
+
+
+Kind = TypeVar("Kind")
 
 
 class TrainFolder:
@@ -56,7 +68,7 @@ class TrainFolder:
         """Let another process have the folder."""
         self._lock.close()
 
-    def agree(self, config: TrainConfig, facts: Mapping[str, object]) -> None:
+    def agree(self, config: object, facts: Mapping[str, object]) -> None:
         """Note what the run is made of, or check that it goes on with what is here.
 
         facts: what else must not change: the data's fingerprint, the number of processes. Raises `TrainingError` that
@@ -66,7 +78,7 @@ class TrainFolder:
         if file.exists() and self.latest() is not None:
             try:
                 before = json.loads(file.read_text())
-                old, then = from_json(json.dumps(before["config"])), before["facts"]
+                old, then = from_json(json.dumps(before["config"]), type(config)), before["facts"]
             except (OSError, ValueError, KeyError, TypeError):
                 raise TrainingError(f"{file}: damaged; choose another --out, or delete the folder") from None
             changed = differences(old, config)
@@ -83,7 +95,7 @@ class TrainFolder:
         found = sorted(self._all(), key=_step_of)
         return found[-1] if found else None
 
-    def save(self, state: State, write: Callable[[Path], None], *, main: bool, wait: Callable[[], None]) -> None:
+    def save(self, state: AnyState, write: Callable[[Path], None], *, main: bool, wait: Callable[[], None]) -> None:
         """Write a checkpoint: `write` fills a hidden folder (called by every process), which is then renamed.
 
         Raises `TrainingError` when it cannot be written (a full disk, say); the checkpoints before it stay.
@@ -98,7 +110,7 @@ class TrainFolder:
             write(part)
             wait()
             if main:
-                (part / STATE).write_text(json.dumps(asdict(state)))
+                (part / STATE).write_text(json.dumps(asdict(state)))  # type: ignore[call-overload]
                 for file in (*part.rglob("*"), part):
                     sync(file)
                 if target.exists():
@@ -127,10 +139,10 @@ class TrainFolder:
         return [p for p in (self.path / FOLDER).glob("step-*") if (p / STATE).is_file()]
 
 
-def read_state(checkpoint: Path) -> State:
-    """Read where a run stood. Raises `TrainingError`."""
+def read_state(checkpoint: Path, kind: type[Kind]) -> Kind:
+    """Read where a run of a kind stood. Raises `TrainingError`."""
     try:
-        return State(**json.loads((checkpoint / STATE).read_text()))
+        return kind(**json.loads((checkpoint / STATE).read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise TrainingError(
             f"{checkpoint}: damaged checkpoint ({error}); delete it to go on from the one before"

@@ -6,9 +6,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from humanpref.errors import TrainingError, UnknownNameError
 
@@ -184,43 +184,47 @@ def get_preset(name: str) -> TrainConfig:
     return PRESETS[name]
 
 
-def with_options(config: TrainConfig, options: Mapping[str, object]) -> TrainConfig:
+Config = TypeVar("Config")
+"""A frozen dataclass of numbers, texts and switches: `TrainConfig`, or that of another kind of training run."""
+
+
+def with_options(config: Config, options: Mapping[str, object]) -> Config:
     """Return the config with some fields replaced; text is read as the field's type.
 
     Raises `UnknownNameError` for a field that does not exist, `TrainingError` for a value of another type.
     """
-    kinds = get_type_hints(TrainConfig)
-    known = [field.name for field in fields(TrainConfig) if field.name != "preset"]
+    kinds = get_type_hints(type(config))
+    known = [name for name in kinds if name != "preset"]
     changes: dict[str, Any] = {}
     for name, value in options.items():
         if name not in known:
             raise UnknownNameError(f"no training option is called {name!r}; choose from: {', '.join(known)}")
         changes[name] = _read(name, value, kinds[name])
-    return dataclasses.replace(config, **changes)
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 
 
-def to_json(config: TrainConfig) -> str:
+def to_json(config: object) -> str:
     """Write a config down, for `from_json`."""
-    return json.dumps(dataclasses.asdict(config), indent=1)
+    return json.dumps(dataclasses.asdict(config), indent=1)  # type: ignore[call-overload]
 
 
-def from_json(text: str) -> TrainConfig:
-    """Read a config that `to_json` wrote. Raises `TrainingError` for anything else."""
+def from_json(text: str, kind: type[Config]) -> Config:
+    """Read a config of a kind that `to_json` wrote. Raises `TrainingError` for anything else."""
     try:
         found = json.loads(text)
-        kinds = get_type_hints(TrainConfig)
+        kinds = get_type_hints(kind)
         own: dict[str, Any] = {name: _read(name, value, kinds[name]) for name, value in found.items()}
-        return TrainConfig(**own)
+        return kind(**own)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise TrainingError(f"not the configuration of a training run ({error})") from None
 
 
-def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """Say in which fields that matter two configs differ: ["learning_rate 1e-05 -> 2e-05", ...]."""
+def differences(old: Config, new: Config) -> list[str]:
+    """Say in which fields that matter two configs of a kind differ: ["learning_rate 1e-05 -> 2e-05", ...]."""
     return [
-        f"{field.name} {getattr(old, field.name)} -> {getattr(new, field.name)}"
-        for field in fields(TrainConfig)
-        if field.name not in NEUTRAL and getattr(old, field.name) != getattr(new, field.name)
+        f"{name} {getattr(old, name)} -> {getattr(new, name)}"
+        for name in get_type_hints(type(old))
+        if name not in NEUTRAL and getattr(old, name) != getattr(new, name)
     ]
 
 

@@ -236,7 +236,7 @@ class Trainer:
         latest = (self.folder or _OtherProcess(self.out)).latest()
         if latest is not None:
             self.load(latest)
-            self.state = read_state(latest)
+            self.state = read_state(latest, State)
         if self.accelerator.is_main_process and self.folder is not None:
             self._log = Log(self.out / LOG, self.state.step)
         if self.trackers is not None:

@@ -1,0 +1,72 @@
+"""Any scorer called as ddpo-pytorch and flow_grpo call their rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from humanpref import ScoreError, UnknownNameError, load_scorer
+from humanpref.improve.reward import RewardFunction
+
+PROMPTS = ("a cat", "a dog", "a cat")
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (3, 40, 24, 3), dtype=np.uint8)
+
+
+def test_every_kind_of_batch_gives_the_score_of_the_picture(
+    pixels: np.ndarray, load_tiny: Callable[..., object]
+) -> None:
+    scorer = load_tiny()
+    wanted = scorer.score([Image.fromarray(one) for one in pixels], list(PROMPTS)).numpy()
+    assert len(set(wanted)) == 3
+    reward = RewardFunction(scorer)
+    nchw = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    for images in (
+        nchw,
+        nchw.float() / 255,
+        (nchw.float() / 255).requires_grad_(),
+        pixels,
+        pixels / 255,
+        [Image.fromarray(one) for one in pixels],
+    ):
+        scores, info = reward(images, PROMPTS, ({}, {}, {}))
+        assert scores.dtype == np.float32
+        np.testing.assert_array_equal(scores, wanted)
+        np.testing.assert_array_equal(info["hps-v2.1"], wanted)
+
+
+def test_several_scorers_are_added_by_their_weights(pixels: np.ndarray, load_tiny: Callable[..., object]) -> None:
+    reward = RewardFunction({"tiny": load_tiny(), "lite": load_scorer("lite")}, {"tiny": 10.0})
+    scores, info = reward(pixels, PROMPTS, None)
+    np.testing.assert_allclose(scores, 10 * info["tiny"] + info["lite"], rtol=1e-6)
+    assert set(info) == {"tiny", "lite"}
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(3, 8, 8), r"tensor of images must be \(n, 3, h, w\), got \(3, 8, 8\)"),
+        (np.zeros((2, 3, 8, 8), np.uint8), r"array of images must be \(n, h, w, 3\)"),
+        (torch.full((1, 3, 8, 8), 200.0), "floats must lie in \\[0, 1\\]"),
+        (torch.full((1, 3, 8, 8), float("nan")), "floats must lie in \\[0, 1\\]"),
+        (np.zeros((1, 8, 8, 3), np.int64), "must be 8-bit"),
+        (["a.png"], "or PIL images"),
+    ],
+)
+def test_what_is_no_batch_of_images_is_refused(images: object, message: str) -> None:
+    with pytest.raises(ScoreError, match=message):
+        RewardFunction(load_scorer("lite"))(images, "a cat", None)
+
+
+def test_weights_must_belong_to_a_scorer() -> None:
+    with pytest.raises(UnknownNameError, match="no scorer 'hps' to weigh; there are: lite"):
+        RewardFunction({"lite": load_scorer("lite")}, {"hps": 1.0})
+    with pytest.raises(ScoreError, match="at least one"):
+        RewardFunction({})
