@@ -34,7 +34,7 @@ from humanpref.shapes.render import render
 HELD_OUT = 777
 """The seed of the captions whose scenes `recipes/train_shapes_diffusion.py` left out."""
 SIDE = 32
-STRENGTHS = ("0.1", "0.3", "0.5", "0.05")
+STRENGTHS = ("0.05", "0.1", "0.3", "0.5")
 
 
 @dataclass
@@ -113,7 +113,7 @@ def main() -> None:
             "the nearest other caption": rendered(texts, [nearest(t, library) for t in texts], folder / "nearest"),
             "any other caption": rendered(texts, library[: len(texts)], folder / "other"),
         }
-        wanted = [*((name, s) for s in STRENGTHS for name in references), ("the same caption", "mismatch")]
+        wanted = [("the same caption", "mismatch"), *((name, s) for name in references for s in STRENGTHS)]
         for name, strength in wanted:
             noisy = plain.changed(NoiseChange(references[name], parse_strength(strength), None, plain.config.steps))
             pictures = draw(noisy, texts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from humanpref import load_scorer
+from humanpref.errors import MissingExtraError
 from humanpref.generate import Prompt
 from humanpref.improve import make_methods
 from humanpref.improve.image_index import nearest_images, store_path
@@ -128,3 +130,9 @@ def test_weights_that_are_not_here(images: Path, tmp_path: Path, monkeypatch: py
     with pytest.raises(ImproveError, match="weights of clipscore are not here .* weights=FILE .* by=prompt") as error:
         make_methods(f"noise:{images}")[0].references.find(PROMPTS)
     assert "\n" not in str(error.value)
+
+
+def test_without_faiss(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "humanpref\[improve\]"'):
+        make_methods(f"noise:{images}")
