@@ -13,7 +13,7 @@ from humanpref.demo import make_examples
 from humanpref.serve.config import ServeConfig
 from humanpref.serve.keys import ApiKeys
 from tests.browser import CONTRAST, chromium
-from tests.serving import Served, serving
+from tests.serving import Served, png, serving
 
 KEY = "a-key-for-the-page-0123"
 
@@ -30,7 +30,14 @@ def served() -> Iterator[Served]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return make_examples(tmp_path_factory.mktemp("examples"))[:4]
+
+
 class Visit:
+    """The page, with what it said and asked for."""
+
     def __init__(self, browser: Any, url: str, *, scheme: str = "light", width: int = 1280) -> None:
         self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         self.said: list[str] = []
@@ -52,8 +59,9 @@ class Visit:
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
-def test_images_are_ranked_on_the_page(browser: Any, served: Served, tmp_path: Path, scheme: str, width: int) -> None:
-    paths = make_examples(tmp_path)[:4]
+def test_images_are_ranked_on_the_page(
+    browser: Any, served: Served, paths: list[Path], tmp_path: Path, scheme: str, width: int
+) -> None:
     (bad := tmp_path / "broken.png").write_bytes(b"no image")
     visit = Visit(browser, served.url, scheme=scheme, width=width)
     cards = visit.rank([*paths, bad])
@@ -75,8 +83,7 @@ def test_images_are_ranked_on_the_page(browser: Any, served: Served, tmp_path: P
     visit.page.close()
 
 
-def test_images_can_be_dropped(browser: Any, served: Served, tmp_path: Path) -> None:
-    content = list(make_examples(tmp_path)[0].read_bytes())
+def test_images_can_be_dropped(browser: Any, served: Served) -> None:
     visit = Visit(browser, served.url)
     visit.page.evaluate(
         """content => {
@@ -84,24 +91,22 @@ def test_images_can_be_dropped(browser: Any, served: Served, tmp_path: Path) -> 
           data.items.add(new File([new Uint8Array(content)], "dropped.png", { type: "image/png" }));
           document.getElementById("drop").dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
         }""",
-        content,
+        list(png()),
     )
     assert visit.page.inner_text("#count") == "dropped.png"
-    visit.page.keyboard.press("Tab")
     visit.page.click("#send")
     visit.page.wait_for_selector("#results li")
     assert "dropped.png" in visit.page.inner_text("#results")
     visit.page.close()
 
 
-def test_the_page_asks_for_a_key_and_says_what_is_wrong(browser: Any, tmp_path: Path) -> None:
+def test_the_page_asks_for_a_key_and_says_what_is_wrong(browser: Any, paths: list[Path]) -> None:
     with serving(keys=ApiKeys([KEY]), config=ServeConfig(max_images=2)) as served:
         visit = Visit(browser, served.url)
         assert "API key is needed" in visit.page.inner_text("#status")
         visit.page.fill("#key", KEY)
         visit.page.keyboard.press("Tab")
         visit.page.wait_for_selector("#model option", state="attached")
-        paths = make_examples(tmp_path)
         assert len(visit.rank(paths[:2])) == 2
         visit.page.set_input_files("#files", str(paths[2]))  # one more than may be
         visit.page.click("#send")

@@ -30,6 +30,7 @@ PAGES = (
     "tokens",
     "batch",
     "annotate",
+    "serve",
     "official",
 )
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -8,17 +8,17 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
-from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from humanpref.annotate import admin, security
 from humanpref.annotate.bare import bare
 from humanpref.annotate.languages import LANGUAGES
-from humanpref.annotate.pages import STATIC, Site, embed, site_of, static_version
+from humanpref.annotate.pages import STATIC, Site, embed, site_of
 from humanpref.annotate.records import MOST, AnnotateError, Annotator, Answer, Assignment, Work
 from humanpref.annotate.security import Guard, Limiter, Rates, RequestError, Sessions, address
 from humanpref.annotate.store import Store
+from humanpref.web import LastingFiles, static_version
 
 router = APIRouter()
 Form = Annotated[dict[str, str], Depends(security.form)]
@@ -234,27 +234,18 @@ def create_app(store: Store, *, secret: str, rates: Rates | None = None) -> Fast
     for group in store.groups().values():
         if group.role == "practice":  # two of one prompt cannot be told apart: no feedback
             practice[group.prompt] = None if group.prompt in practice else group
-    site = Site(store, Limiter(rates or Rates()), static_version(), {k: g for k, g in practice.items() if g})
+    site = Site(store, Limiter(rates or Rates()), static_version(STATIC), {k: g for k, g in practice.items() if g})
     app = FastAPI(title="humanpref annotate", openapi_url=None, docs_url=None, redoc_url=None)
     app.state.site = site
     app.state.overviews = admin.Overviews(store)
     app.include_router(router)
     app.include_router(admin.router)
-    app.mount(f"/static/{site.version}", _Static(directory=STATIC))
+    app.mount(f"/static/{site.version}", LastingFiles(directory=STATIC))
     app.add_exception_handler(AnnotateError, _failed)
     app.add_exception_handler(RequestValidationError, _not_understood)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_middleware(Guard, sessions=Sessions(secret), refuse=site.failed)
     return app
-
-
-class _Static(StaticFiles):
-    """Files whose address changes with what is in them."""
-
-    def file_response(self, *arguments: Any, **options: Any) -> Response:
-        response = super().file_response(*arguments, **options)
-        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
-        return response
 
 
 def _failed(request: Request, error: Exception) -> Response:

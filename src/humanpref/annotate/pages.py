@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,14 +38,6 @@ STATUS: Mapping[str, int] = MappingProxyType(
     }
 )
 """HTTP's status for the codes of `AnnotateError`; 500 for any other."""
-
-
-def static_version() -> str:
-    """Return a name that changes with the files in `static/`, so that browsers may keep them for ever."""
-    digest = hashlib.sha256()
-    for path in sorted(STATIC.iterdir()):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 @dataclass

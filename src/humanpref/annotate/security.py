@@ -13,7 +13,6 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -27,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from humanpref.annotate.records import AnnotateError, Annotator
 from humanpref.annotate.store import Store
+from humanpref.web import security_headers
 
 COOKIE = "humanpref_session"
 SESSION_SECONDS = 30 * 24 * 3600
@@ -37,20 +37,7 @@ MAX_BODY = 64 * 1024
 logger = logging.getLogger(__name__)
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 
-HEADERS: Mapping[str, str] = MappingProxyType(
-    {
-        "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-        "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-        "Referrer-Policy": "no-referrer",  # personal links carry a token
-        "X-Content-Type-Options": "nosniff",
-        "X-Frame-Options": "DENY",
-        "Cross-Origin-Opener-Policy": "same-origin",
-        "Cross-Origin-Resource-Policy": "same-origin",
-        "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-        "X-Robots-Tag": "noindex, nofollow",
-    }
-)
-"""On every response, errors and images too."""
+HEADERS = security_headers()
 
 
 class RequestError(AnnotateError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -15,7 +14,6 @@ from typing import Any
 import anyio
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from humanpref import metrics as statistics
@@ -37,6 +35,7 @@ from humanpref.serve.guard import Guard, body_of, error_response
 from humanpref.serve.keys import ApiKeys
 from humanpref.serve.metrics import Metrics
 from humanpref.serve.models import Engine, ServedModel
+from humanpref.web import LastingFiles, static_version
 
 STATIC = Path(__file__).parent / "static"
 PARSED_HERE = 256 * 1024
@@ -164,10 +163,9 @@ async def _judge(
     with service.admission.queued(len(asked.sources)):
         try:
             with anyio.fail_after(service.config.request_seconds):
-                outcomes, cut = await asyncio.gather(
-                    asyncio.gather(*map(partial(service.engine.judge, model), asked.sources, asked.prompts)),
-                    service.engine.truncated(model, asked.distinct),
-                )
+                jobs = list(map(partial(service.engine.judge, model), asked.sources, asked.prompts))
+                outcomes = [await jobs[0]] if len(jobs) == 1 else await asyncio.gather(*jobs)
+                cut = await service.engine.truncated(model, asked.distinct)
         except TimeoutError:
             seconds = service.config.request_seconds
             raise RequestError("timed_out", f"not done in {seconds:g} seconds", retry_after=5) from None
@@ -257,30 +255,14 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.service = Service(engine, admission, counters, config)
-    version = _static_version()
+    version = static_version(STATIC)
     app.state.page = (STATIC / "index.html").read_text(encoding="utf-8").replace("{static}", f"/static/{version}")
     app.include_router(router)
-    app.mount(f"/static/{version}", _Static(directory=STATIC))
+    app.mount(f"/static/{version}", LastingFiles(directory=STATIC))
     app.add_exception_handler(RequestError, _refused)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_middleware(Guard, config=config, keys=keys or ApiKeys(), admission=admission, metrics=counters)
     return app
-
-
-class _Static(StaticFiles):
-    """Files whose address changes with what is in them."""
-
-    def file_response(self, *arguments: Any, **options: Any) -> Response:
-        response = super().file_response(*arguments, **options)
-        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
-        return response
-
-
-def _static_version() -> str:
-    digest = hashlib.sha256()
-    for path in sorted(STATIC.iterdir()):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def _refused(request: Request, error: Exception) -> JSONResponse:

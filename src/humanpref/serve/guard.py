@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import anyio
@@ -24,6 +22,7 @@ from humanpref.serve.config import ServeConfig
 from humanpref.serve.errors import RequestError
 from humanpref.serve.keys import ApiKeys
 from humanpref.serve.metrics import Metrics
+from humanpref.web import security_headers
 
 logger = logging.getLogger(__name__)
 
@@ -34,20 +33,7 @@ MEDIA_TYPES = ("application/json", "multipart/form-data")
 LINGER_SECONDS = 2.0
 """How long the rest of a refused body is read and thrown away, so that its sender gets to see the answer."""
 
-HEADERS: Mapping[str, str] = MappingProxyType(
-    {
-        "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
-        "connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'",
-        "Referrer-Policy": "no-referrer",
-        "X-Content-Type-Options": "nosniff",
-        "X-Frame-Options": "DENY",
-        "Cross-Origin-Opener-Policy": "same-origin",
-        "Cross-Origin-Resource-Policy": "same-origin",
-        "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-        "X-Robots-Tag": "noindex, nofollow",
-        "Cache-Control": "no-store",
-    }
-)
+HEADERS = {**security_headers(images="'self' blob:", forms="'none'"), "Cache-Control": "no-store"}
 """On every response. blob: are the pictures that were dropped on the page."""
 
 
