@@ -10,6 +10,7 @@ For each scorer it makes a Parquet file of --count JPEGs of --size, and measures
   than where both share the same cores;
 - batch: `humanpref batch` end to end, from the Parquet file to the scores on the disk, in one process as well (its time
   without loading the scorer), so that the three compare; and with as many processes as there are cores.
+Beside images/s it prints the CPU time per image of the first three, which other programs on the machine disturb less.
 """
 
 from __future__ import annotations
@@ -23,13 +24,22 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+
+
+class Figure(NamedTuple):
+    """One measurement."""
+
+    rate: float
+    """Images per second."""
+    cpu: float
+    """Milliseconds of CPU time of this process per image."""
 
 
 def pictures(count: int, size: int, folder: Path) -> tuple[Path, list[bytes]]:
@@ -49,14 +59,14 @@ def pictures(count: int, size: int, folder: Path) -> tuple[Path, list[bytes]]:
     images = [kinds[n % len(kinds)] for n in range(count)]
     path = folder / f"{size}.parquet"
     table = pa.table({"image": images, "prompt": [f"a cat number {n % 500}" for n in range(count)]})
-    pq.write_table(table, path, row_group_size=256)
+    pq.write_table(table, path, row_group_size=32)
     return path, images
 
 
-def timed(run: Callable[[], object], count: int) -> float:
-    began = time.perf_counter()
+def timed(run: Callable[[], object], count: int) -> Figure:
+    began, cpu = time.perf_counter(), time.process_time()
     run()
-    return count / (time.perf_counter() - began)
+    return Figure(count / (time.perf_counter() - began), 1000 * (time.process_time() - cpu) / count)
 
 
 def measure(name: str, options: dict[str, Any], args: argparse.Namespace, folder: Path) -> None:
@@ -89,6 +99,7 @@ def measure(name: str, options: dict[str, Any], args: argparse.Namespace, folder
         score_all(map_ahead(prepare, images, ahead=2 * size, threads=args.threads))
 
     def score_all(inputs: Any) -> None:
+        getattr(scorer, "_text_cache", {}).clear()  # a batch run encodes every prompt, too
         chunk: list[Any] = []
         for n, one in enumerate(inputs):
             chunk.append(one)
@@ -96,30 +107,37 @@ def measure(name: str, options: dict[str, Any], args: argparse.Namespace, folder
                 scorer.score_prepared(chunk, prompts[n + 1 - len(chunk) : n + 1])
                 chunk = []
 
-    def run_batch(out: Path, workers: int) -> float:
-        """Rows per second from the first part's start to the last part's end, a worker's loading left out."""
-        ends: list[tuple[float, int]] = []
+    def run_batch(out: Path, workers: int) -> Figure:
+        """From the first part's end to the last one's: loading is left out."""
+        ends: list[tuple[float, float, int]] = []
         batch(
             [str(path)], str(out), [Model(name, **{k: str(v) for k, v in options.items()})], part_rows=args.part_rows,
             engine=Engine(workers=workers), threads=args.threads if workers == 1 else 1,
-            on_progress=lambda progress: ends.append((time.perf_counter(), progress.rows)),
+            on_progress=lambda progress: ends.append((time.perf_counter(), time.process_time(), progress.rows)),
         )  # fmt: skip
-        (first, before), (last, rows) = ends[0], ends[-1]
-        return (rows - before) / (last - first)
+        (first, cpu, before), (last, cpu_then, rows) = ends[0], ends[-1]
+        return Figure((rows - before) / (last - first), 1000 * (cpu_then - cpu) / (rows - before))
 
     model_only()
-    rates: dict[str, list[float]] = {"model": [], "decoded": [], "batch": [], f"batch x{cores()}": []}
+    many = f"batch x{cores()}"
+    figures: dict[str, list[Figure]] = {"model": [], "decoded": [], "batch": [], many: []}
     for round_ in range(args.rounds):
-        rates["model"].append(timed(model_only, args.count))
-        rates["decoded"].append(timed(with_decoding, args.count))
-        rates["batch"].append(run_batch(folder / f"{name}-{round_}", 1))
-        rates[f"batch x{cores()}"].append(run_batch(folder / f"{name}-{round_}-all", cores()))
+        figures["model"].append(timed(model_only, args.count))
+        figures["decoded"].append(timed(with_decoding, args.count))
+        figures["batch"].append(run_batch(folder / f"{name}-{round_}", 1))
+        figures[many].append(run_batch(folder / f"{name}-{round_}-all", cores()))
     print(f"{name}: {args.count} JPEGs of {args.size} x {args.size}, {len(images[0]) / 1000:.0f} kB each; images/s")
-    for what, found in rates.items():
-        print(f"  {what:10} {statistics.median(found):8.1f}   (rounds: {', '.join(f'{rate:.1f}' for rate in found)})")
+    for what, found in figures.items():
+        rounds = ", ".join(f"{figure.rate:.1f}" for figure in found)
+        cpu = "" if what == many else f"{statistics.median(f.cpu for f in found):6.2f} ms CPU per image"
+        print(f"  {what:10} {statistics.median(f.rate for f in found):8.1f} {cpu:29} (rounds: {rounds})")
     for what in ("model", "decoded"):
-        ratio = statistics.median(b / m for b, m in zip(rates["batch"], rates[what], strict=True))
-        print(f"  batch is {100 * ratio:.1f} % of {what} (median of the rounds' ratios)")
+        pairs = list(zip(figures["batch"], figures[what], strict=True))
+        rate = statistics.median(b.rate / m.rate for b, m in pairs)
+        cpu_ratio = statistics.median(m.cpu / b.cpu for b, m in pairs)
+        print(
+            f"  batch reaches {100 * rate:.1f} % of {what}, {100 * cpu_ratio:.1f} % by CPU time (medians of the rounds)"
+        )
 
 
 def main() -> None:
@@ -129,7 +147,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=512)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--part-rows", type=int, default=128)
+    parser.add_argument("--part-rows", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     from tests.conftest import SHARED, TINY_ARCH

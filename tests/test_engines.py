@@ -96,6 +96,13 @@ def test_processes_that_are_killed_lose_and_double_nothing(pids: Path) -> None:
     assert len(list(pids.iterdir())) == 3
 
 
+def test_images_are_made_in_processes(tmp_path: Path) -> None:
+    generate(prompts(10), [ToyBackend()], tmp_path / "whole")
+    report = generate(prompts(10), [ToyBackend()], tmp_path / "out", engine=Engine(workers=2))
+    assert report.made == 10
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
 def test_a_batch_that_kills_its_workers_ends_the_run(pids: Path) -> None:
     told: list[str] = []
     with pytest.raises(EngineError, match=r"workers died 5 times on the same batch \(by SIGKILL\)"):

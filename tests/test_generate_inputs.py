@@ -130,7 +130,7 @@ def test_the_command(tmp_path: Path) -> None:
     )
     one_line(command(tmp_path / "p.txt", *words, "--out", tmp_path, "--seed", 3), "holds other files")
     one_line(command(tmp_path / "p.txt", "-b", "sd", "--out", out), "'sd': a backend is one of diffusers:MODEL")
-    one_line(command(tmp_path / "p.txt", *words, "--out", out, "--workers", 2), "use --engine ray")
+    one_line(command(tmp_path / "p.txt", *words, "--out", out, "--gpus-per-worker", 2), "at most one GPU")
     (tmp_path / "m1" / "00001.jpg").unlink()
     lacking = command(tmp_path / "p.txt", "-b", f"folder:{tmp_path / 'm1'}", "--out", tmp_path / "out2")
     one_line(lacking, "humanpref: 1 images failed and 1 prompts have no image; the reasons are in")

@@ -69,7 +69,7 @@ def batch_command(
     allow_url: Annotated[bool, typer.Option("--allow-url", help="Fetch images that are given as URLs.")] = False,
     embeddings: Annotated[EmbeddingFormat | None, typer.Option(help="Keep CLIP's image embeddings, too.")] = None,
     prompts: Annotated[bool, typer.Option("--prompts/--no-prompts", help="Keep the prompts beside the scores.")] = True,
-    part_rows: Annotated[int, typer.Option(help="Rows of a part: what a crash can cost a worker.", min=1)] = 2048,
+    part_rows: Annotated[int, typer.Option(help="Rows of a part of the output.", min=1)] = 2048,
     weights: WeightsByScorer = None,
     arch: ArchByScorer = None,
     resize: ResizeOption = Resize.antialias,

@@ -80,10 +80,10 @@ def generate_command(
     retries: Annotated[int | None, typer.Option(help="openai: tries after the first.", min=0)] = None,
     allow_url: Annotated[bool | None, typer.Option("--allow-url", help="openai: fetch images from any host.")] = None,
     link: Annotated[Link | None, typer.Option(help="folder: copy images, or link to them.")] = None,
-    engine: Annotated[EngineName, typer.Option(help="This process, or workers on a Ray cluster.")] = EngineName.local,
+    engine: Annotated[EngineName, typer.Option(help="This machine, or workers on a Ray cluster.")] = EngineName.local,
     ray_address: Annotated[str | None, typer.Option(help="The Ray cluster; by default one on this machine.")] = None,
-    workers: Annotated[int, typer.Option(help="ray: how many hold the model.", min=1)] = 1,
-    gpus_per_worker: Annotated[float, typer.Option(help="ray: GPUs that each worker needs.", min=0.0)] = 0.0,
+    workers: Annotated[int, typer.Option(help="How many processes or actors hold the model.", min=1)] = 1,
+    gpus_per_worker: Annotated[float, typer.Option(help="GPUs that each worker needs.", min=0.0)] = 0.0,
     cpus_per_worker: Annotated[float, typer.Option(help="ray: CPUs that each worker needs.", min=0.0)] = 1.0,
     format: Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")] = ReportFormat.table,
 ) -> None:

@@ -104,12 +104,14 @@ class Counts:
 
 @dataclass(frozen=True)
 class Part:
-    """What came of a span: the bytes of a Parquet file, and the identities of the scorers that made it."""
+    """What came of a span: the bytes of a Parquet file, the identities of the scorers that made it, and the seconds
+    that it took one worker."""
 
     span: Span
     content: bytes
     counts: Counts
     identities: tuple[str, ...]
+    seconds: float
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, Literal
 
 from humanpref.batch.parts import part_name, require_pyarrow
@@ -19,7 +20,13 @@ from humanpref.errors import DataError
 from humanpref.scorers import get_spec
 
 PART_ROWS = 2048
-"""Rows of a part. A crash costs at most one part for each worker."""
+"""Rows of a part."""
+
+TASK_SECONDS = 20.0
+MOST_PARTS = 16
+"""A worker is given one part at first, then as many as it does in about so many seconds, at most so many, and fewer
+towards the end, so that all end together. What it has not handed over is what its death costs; what it need not wait
+for between parts is the gain."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +79,12 @@ def batch(
         "prompts": prompts,
         "part_rows": part_rows,
     }
+    engine = engine or Engine()
     with ScoreFolder(out) as folder:
         folder.agree(settings, shards)
-        run = _Run(folder, shards, chosen, part_rows, on_progress)
+        run = _Run(folder, shards, chosen, part_rows, engine.workers, on_progress)
         make = MakeScoring(chosen, tuple(models), embeddings, prompts, threads)
-        with closing(run_map(engine or Engine(), make, run.spans(), on_note)) as parts:
+        with closing(run_map(engine, make, run.tasks(), on_note)) as parts:
             for part in parts:
                 run.put(part)
         if not run.wanted:
@@ -116,19 +124,32 @@ class _Run:
         shards: Sequence[Shard],
         reading: Reading,
         part_rows: int,
+        workers: int,
         on_progress: Callable[[Progress], None],
     ) -> None:
         self.folder, self.shards, self.reading, self.part_rows = folder, shards, reading, part_rows
         self.there = folder.finished()
-        self.on_progress = on_progress
+        self.workers, self.on_progress = workers, on_progress
         self.added = Counts()
         self.parts = self.empty = 0
         self.wanted: set[str] = set()
         self._size = max(1, sum(shard.size for shard in shards))
-        self._old = self._new = 0.0
+        self._old = self._new = self._given = 0.0
+        self._spans_given = 0
+        self._seconds = TASK_SECONDS
 
-    def spans(self) -> Iterator[Span]:
-        """Yield what is not there yet, shard by shard; read only as fast as it is used."""
+    def tasks(self) -> Iterator[list[Span]]:
+        """Yield what is not there yet, as it is given to workers; read only as fast as it is used."""
+        remaining = self._spans()
+        return iter(lambda: list(islice(remaining, self._parts_of_a_task())), [])
+
+    def _parts_of_a_task(self) -> int:
+        if not self.parts:
+            return 1
+        left = (self._size - self._old - self._given) / max(1.0, self._given / self._spans_given)
+        return max(1, min(MOST_PARTS, int(TASK_SECONDS / self._seconds), int(left / (2 * self.workers))))
+
+    def _spans(self) -> Iterator[Span]:
         first = True
         for shard in self.shards:
             before = len(self.wanted)
@@ -141,6 +162,8 @@ class _Run:
                 if first:
                     self.folder.unfinish()
                     first = False
+                self._given += span.share
+                self._spans_given += 1
                 yield span
             self.empty += len(self.wanted) == before
 
@@ -151,6 +174,7 @@ class _Run:
         self.added += part.counts
         self.parts += 1
         self._new += part.span.share
+        self._seconds = max(part.seconds, 0.001)
         fresh = self._new / self._size
         errors = sum(self.added.errors.values())
         self.on_progress(Progress(self.added.rows, errors, min(1.0, self._old / self._size + fresh), fresh))

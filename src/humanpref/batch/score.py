@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from humanpref.batch.parts import Judged, encode_part
@@ -55,8 +55,8 @@ class MakeScoring:
     prompts: bool = True
     threads: int | None = None
 
-    def __call__(self) -> Callable[[Span], Iterator[Part]]:
-        """Load the scorers -> the worker: a span to its part. Raises what `load_scorer` does, and `BatchError`."""
+    def __call__(self) -> Callable[[Sequence[Span]], Iterator[Part]]:
+        """Load the scorers -> the worker: spans to their parts. Raises what `load_scorer` does, and `BatchError`."""
         import torch
 
         from humanpref.scorers import load_scorer
@@ -94,23 +94,47 @@ class _Scoring:
         if make.embeddings and not self.embeds:
             names = ", ".join(model.name for model in make.models)
             raise BatchError(f"--embeddings are of scorers that are a CLIP; none of {names} is one")
+        self.names = [model_name(scorer.spec.name) for scorer in scorers]
+        self.vectors = {self.names[i]: what for i, what in self.embeds.items()}
         readers = [scorer for scorer in scorers if scorer.spec.reads_prompt]
         self.truncated = lru_cache(4096)(lambda prompt: any(scorer.truncated(prompt) for scorer in readers))
 
-    def __call__(self, span: Span) -> Iterator[Part]:
+    def __call__(self, spans: Sequence[Span]) -> Iterator[Part]:
+        """Score spans one after the other; while the end of one is scored, the next is already read and decoded.
+
+        No batch of a scorer has rows of two spans, so that the last digits of a score do not depend on what else a
+        worker was given.
+        """
         from humanpref.scorers.base import map_ahead
 
         size = max(scorer.batch_size for scorer in self.scorers)
-        rows = read_ahead(READERS[span.shard.kind].rows(span, self.make.reading), READ_AHEAD)
-        prepared = map_ahead(lambda row: self._prepare(row, span), rows, ahead=2 * size, threads=self.make.threads)
-        judged: list[Judged] = []
-        while chunk := list(islice(prepared, size)):
-            judged += self._judge(chunk)
-        names = [model_name(scorer.spec.name) for scorer in self.scorers]
-        content, counts = encode_part(
-            span, judged, names, {names[i]: what for i, what in self.embeds.items()}, prompts=self.make.prompts
+        prepared = map_ahead(
+            self._prepare_marked, read_ahead(self._read(spans), READ_AHEAD), ahead=2 * size, threads=self.make.threads
         )
-        yield Part(span, content, counts, self.identities)
+        began = time.monotonic()
+        judged: list[Judged] = []
+        chunk: list[_Prepared] = []
+        for span, one in prepared:
+            if one is not None:
+                chunk.append(one)
+            if chunk and (one is None or len(chunk) == size):
+                judged += self._judge(chunk)
+                chunk = []
+            if one is None:
+                content, counts = encode_part(span, judged, self.names, self.vectors, prompts=self.make.prompts)
+                yield Part(span, content, counts, self.identities, time.monotonic() - began)
+                began, judged = time.monotonic(), []
+
+    def _read(self, spans: Sequence[Span]) -> Iterator[tuple[Span, Row | None]]:
+        """Yield all rows, and None at the end of each span."""
+        for span in spans:
+            for row in READERS[span.shard.kind].rows(span, self.make.reading):
+                yield span, row
+            yield span, None
+
+    def _prepare_marked(self, marked: tuple[Span, Row | None]) -> tuple[Span, _Prepared | None]:
+        span, row = marked
+        return span, None if row is None else self._prepare(row, span)
 
     def _prepare(self, row: Row, span: Span) -> _Prepared:
         bare = Row(row.number, row.key, row.prompt, "")
