@@ -239,6 +239,10 @@ def test_one_line_for_what_cannot_be(prompt_file: Path, tmp_path: Path) -> None:
     one_line_error(run(*good, "--method", "best-of:4,model=lite"), "is among the methods twice")
     one_line_error(run(*good, "--method", "better"), "'better': a method is one of none, ")
     one_line_error(run(*good[:-2], "--out", prompt_file), "is a file; --out names a folder")
+    done = run(*good, "--method", "best-of:2", env={"HF_HOME": str(tmp_path)})
+    assert done.returncode == 1
+    assert "hps-v2.1 needs HPS_v2.1_compressed.pt" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()  # said before anything is drawn
 
 
 # ---- the page

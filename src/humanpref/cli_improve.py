@@ -66,7 +66,7 @@ def compare_command(
     ],
     out: Annotated[Path, typer.Option(help="The folder of the comparison; one that was begun is gone on with.")],
     model: ModelsOption = None,
-    more: Annotated[list[str] | None, typer.Argument(metavar="", hidden=True)] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="NAME", hidden=True)] = None,
     seed: Annotated[int, typer.Option(help="What the seeds of all images are derived from.")] = 0,
     images_per_prompt: Annotated[int, typer.Option(help="Images of each prompt by each method.", min=1)] = 1,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Make failed images again.")] = False,

@@ -53,9 +53,10 @@ class MethodImages:
 
     @property
     def seconds_per_image(self) -> float | None:
-        """Seconds spent for each image that is there, what was refused or failed included; None where none is."""
+        """Seconds spent for each image that is there, what was refused or failed included; None: not measured."""
         done = sum(made.status == "done" for made in self.images.values())
-        return sum(made.seconds for made in self.images.values()) / done if done else None
+        seconds = sum(made.seconds for made in self.images.values())
+        return seconds / done if done and seconds else None
 
     def count(self, status: str) -> int:
         """How many images have a status: done, refused or failed."""
@@ -98,6 +99,7 @@ def make_method_images(
     """
     wrapped = [(name, apply_methods(own, copy.copy(backend)), own) for name, own in methods.items()]  # refused early
     for name, backend_, _ in wrapped:
+        backend_.prepare(prompts)  # what one of them lacks is said before any has drawn
         _check_same(method_folder(out, name), backend_.name)
     found = []
     while wrapped:
