@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("demo", "score", "models", "evaluate", "data", "prompts", "generate", "annotate", "official")
+PAGES = ("demo", "score", "models", "evaluate", "data", "prompts", "generate", "finetune", "annotate", "official")
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 VARIES = re.compile(
     r"(?<![\w-])[\w-]{32}(?![\w-])|\b[0-9a-f]{12}\b"  # tokens, handles
