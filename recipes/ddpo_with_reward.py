@@ -100,7 +100,7 @@ def train(
         rewards = torch.as_tensor(rewards)
         advantage = ((rewards - rewards.mean()) / (rewards.std() + 1e-6)).clamp(-5, 5)
         times = backend.pipeline.scheduler.timesteps.tolist()
-        for place in rng.permutation(len(times))[: options.epochs]:
+        for place in rng.permutation(len(times) - 1)[: options.epochs]:  # the last step draws nothing
             z, following = states[place], states[place + 1]
             _, new = log_probability(backend.pipeline, policy(z, times[place]), times[place], z, following, None)
             ratio = (new - old[place]).exp()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -11,6 +13,9 @@ from PIL import Image
 
 from humanpref import ScoreError, UnknownNameError, load_scorer
 from humanpref.improve.reward import RewardFunction
+from tests.conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "recipes"))
 
 PROMPTS = ("a cat", "a dog", "a cat")
 
@@ -70,3 +75,22 @@ def test_weights_must_belong_to_a_scorer() -> None:
         RewardFunction({"lite": load_scorer("lite")}, {"hps": 1.0})
     with pytest.raises(ScoreError, match="at least one"):
         RewardFunction({})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_policy_gradient_climbs_whatever_the_signature_gives() -> None:
+    import ddpo_with_reward as recipe
+
+    from humanpref.generate import make_backend
+    from humanpref.shapes.grammar import captions
+
+    def bright(images: torch.Tensor, prompts: object, metadata: object) -> tuple[torch.Tensor, dict]:
+        return images.mean((1, 2, 3)), {}
+
+    torch.set_num_threads(1)
+    backend = make_backend("diffusers:shapes,steps=5", {"device": "cpu"})
+    backend.pipeline.scheduler.set_timesteps(5)
+    options = argparse.Namespace(steps=24, images=16, epochs=4, guidance=2.0, clip=1e-2, learning_rate=2e-3, seed=0)
+    curve = recipe.train(backend, bright, captions(4, 0), options)
+    assert np.mean(curve[-6:]) > np.mean(curve[:6]) + 0.05

@@ -28,6 +28,7 @@ PAGES = (
     "generate",
     "improve",
     "tokens",
+    "finetune",
     "batch",
     "annotate",
     "serve",

@@ -43,6 +43,11 @@ class Gain:
         """Whether the whole interval is above 0."""
         return self.ci is not None and self.ci[0] > 0
 
+    @property
+    def harms(self) -> bool:
+        """Whether the whole interval is below 0."""
+        return self.ci is not None and self.ci[1] < 0
+
 
 def paired_gain(
     method: str,
