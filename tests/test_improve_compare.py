@@ -272,14 +272,18 @@ def test_the_page_in_a_browser(report: CompareReport) -> None:
         }
         text = report.rows[3].prompt
         page.fill("#filter", text.upper())
-        assert page.locator("#rows > li:visible h3").all_inner_texts() == [
-            row.prompt for row in report.rows if text in row.prompt
-        ]
-        page.locator("#rows > li:visible img").first.scroll_into_view_if_needed()
+        left = page.eval_on_selector_all("#rows > li:not([hidden]) h3", "all => all.map(h => h.textContent)")
+        assert left == [row.prompt for row in report.rows if text in row.prompt]
+        page.locator("#rows > li:not([hidden]) img").first.scroll_into_view_if_needed()
         assert (
-            page.locator("#rows > li:visible img").first.evaluate("i => i.decode().then(() => i.naturalWidth)") == 128
+            page.locator("#rows > li:not([hidden]) img").first.evaluate("i => i.decode().then(() => i.naturalWidth)")
+            == 128
         )
-        assert page.locator("#rows > li:visible a").first.get_attribute("href").startswith("images/none/miscounting/s")
+        assert (
+            page.locator("#rows > li:not([hidden]) a")
+            .first.get_attribute("href")
+            .startswith("images/none/miscounting/s")
+        )
         page.reload()
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.getAttribute('href')") == "#images"
