@@ -23,8 +23,8 @@ from PIL import Image
 
 from humanpref.generate import Prompt, Request, make_backend, seed_of
 from humanpref.generate.diffusion import DiffusersBackend
-from humanpref.improve.reference_noise import NoiseChange, parse_strength
-from humanpref.improve.references import Choice, Reference, References
+from humanpref.improve.noise.method import NoiseChange, parse_strength
+from humanpref.improve.noise.references import Choice, Reference, References
 from humanpref.resampling import bootstrap, interval
 from humanpref.scorers.weights import file_sha256
 from humanpref.shapes.grammar import captions, parse

@@ -17,11 +17,11 @@ from pathlib import Path
 from humanpref import load_scorer
 from humanpref.cache import ScoreCache
 from humanpref.generate import Prompt, make_backend
-from humanpref.improve.search import search_tokens
-from humanpref.improve.search_output import gain_text, plot_gains, warnings
-from humanpref.improve.search_records import SearchReport
-from humanpref.improve.token_templates import Template
-from humanpref.improve.vocabulary import place_token
+from humanpref.improve.tokens.output import gain_text, plot_gains, warnings
+from humanpref.improve.tokens.records import SearchReport
+from humanpref.improve.tokens.search import search_tokens
+from humanpref.improve.tokens.templates import Template
+from humanpref.improve.tokens.vocabulary import place_token
 from humanpref.scorers import Scorer
 from humanpref.shapes.grammar import captions
 from humanpref.terminal import progress

@@ -16,10 +16,10 @@ from PIL import Image
 from humanpref.cache import ScoreCache
 from humanpref.generate import Outcome, Prompt, Request
 from humanpref.images import open_image
-from humanpref.improve.search import search_tokens
-from humanpref.improve.search_records import SearchReport
-from humanpref.improve.token_templates import Template
-from humanpref.improve.vocabulary import place_token
+from humanpref.improve.tokens.records import SearchReport
+from humanpref.improve.tokens.search import search_tokens
+from humanpref.improve.tokens.templates import Template
+from humanpref.improve.tokens.vocabulary import place_token
 from humanpref.scorers.base import BatchScorer, ScorerSpec
 
 EFFECTS = {"good": (30, 30), "fool": (45, 0), "bad": (-30, -30)}

@@ -17,7 +17,7 @@ from humanpref.errors import ImageError, ScoreError, UnknownNameError
 from humanpref.generate import Outcome, Prompt, Request, generate, make_backend
 from humanpref.generate.contract import seed_of
 from humanpref.improve import apply_methods, make_methods
-from humanpref.improve.best_of import BestOf, candidate
+from humanpref.improve.best_of.method import BestOf, candidate
 from humanpref.improve.methods import ImproveError
 from humanpref.scorers import ScorerSpec
 from humanpref.shapes.grammar import captions

@@ -20,11 +20,11 @@ from humanpref.cache import ScoreCache
 from humanpref.errors import DataError, ImageError, ScoreError
 from humanpref.generate import GenerateError, Outcome, Prompt, Request, make_backend
 from humanpref.generate.manifest import read_manifest
-from humanpref.improve.best_of import BestOf
-from humanpref.improve.compare import CompareReport, compare_methods
-from humanpref.improve.compare_output import compare_json, compare_table, write_report
-from humanpref.improve.compare_page import write_page
-from humanpref.improve.method_images import method_folder
+from humanpref.improve.best_of.method import BestOf
+from humanpref.improve.compare.compare import CompareReport, compare_methods
+from humanpref.improve.compare.images import method_folder
+from humanpref.improve.compare.output import compare_json, compare_table, write_report
+from humanpref.improve.compare.page import write_page
 from humanpref.improve.methods import ImproveError, Nothing
 from humanpref.scorers import Scorer
 from humanpref.shapes.grammar import captions

@@ -16,8 +16,8 @@ from humanpref.cache import ScoreCache
 from humanpref.cli import app
 from humanpref.errors import DataError
 from humanpref.generate import Prompt, generate, make_backend
-from humanpref.improve.best_of_curve import BestOfReport, Pool, best_of_curve, read_pool
-from humanpref.improve.best_of_output import best_of_json, best_of_table
+from humanpref.improve.best_of.curve import BestOfReport, Pool, best_of_curve, read_pool
+from humanpref.improve.best_of.output import best_of_json, best_of_table
 from humanpref.improve.methods import ImproveError
 from humanpref.improve.plots import plot_best_of
 from humanpref.scorers import Scorer

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from humanpref.errors import ScoreError
-from humanpref.improve.expected_best import expected_best
+from humanpref.improve.best_of.expected import expected_best
 
 numbers = st.one_of(st.integers(-2, 2).map(float), st.floats(-1e6, 1e6))  # the first are often equal
 pools = st.integers(1, 7).flatmap(

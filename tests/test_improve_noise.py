@@ -19,9 +19,9 @@ from humanpref.cli import main
 from humanpref.engines import Engine
 from humanpref.generate import Backend, GenerateError, Prompt, Request, generate, make_backend
 from humanpref.improve import apply_methods, make_methods
-from humanpref.improve.encoding import cover, encode, scale
 from humanpref.improve.methods import ImproveError
-from humanpref.improve.noise import Forward, add_noise, at_start, forward_at_start, mix, terminal
+from humanpref.improve.noise.encoding import cover, encode, scale
+from humanpref.improve.noise.mixing import Forward, add_noise, at_start, forward_at_start, mix, terminal
 from tests.generating import contents, environment, rows
 from tests.tiny_pipeline import IMAGE_SIZE, write_pipeline
 from tests.tiny_pipelines import write_flux, write_sd3, write_sdxl

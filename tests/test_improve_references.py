@@ -14,8 +14,8 @@ from humanpref import load_scorer
 from humanpref.errors import MissingExtraError
 from humanpref.generate import Prompt
 from humanpref.improve import make_methods
-from humanpref.improve.image_index import nearest_images, store_path
 from humanpref.improve.methods import ImproveError
+from humanpref.improve.noise.image_index import nearest_images, store_path
 from humanpref.scorers.weights import file_sha256
 from tests.official_layouts import arch_file, open_clip_model
 from tests.toys import picture

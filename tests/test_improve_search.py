@@ -21,10 +21,10 @@ from humanpref.errors import DataError, HumanprefError, ScoreError
 from humanpref.generate import GenerateError, Prompt, make_backend
 from humanpref.improve.gains import corrected, paired_gain
 from humanpref.improve.methods import ImproveError
-from humanpref.improve.schedule import halving, new_images, plan, split_pairs
-from humanpref.improve.search import prompts_needed
-from humanpref.improve.search_output import plot_gains, search_json, search_table, warnings
-from humanpref.improve.token_templates import Template
+from humanpref.improve.tokens.halving import halving, new_images, plan, split_pairs
+from humanpref.improve.tokens.output import plot_gains, search_json, search_table, warnings
+from humanpref.improve.tokens.search import prompts_needed
+from humanpref.improve.tokens.templates import Template
 from humanpref.shapes.grammar import captions
 from tests.generating import ROOT, environment, rows
 from tests.improving import Colour, Painter, search, things, words
@@ -266,7 +266,7 @@ def test_what_cannot_be_searched(tmp_path: Path, options: dict, error: type[Huma
 
 def test_negative_prompts_are_refused_before_anything_is_made(tmp_path: Path) -> None:
     from humanpref.cache import ScoreCache
-    from humanpref.improve.search import search_tokens
+    from humanpref.improve.tokens.search import search_tokens
 
     painter = Painter()
     with ScoreCache() as cache, pytest.raises(ImproveError, match="'n' has a negative prompt, .* not painter"):

@@ -16,9 +16,9 @@ from humanpref.generate import Prompt, Request, generate, make_backend, read_gro
 from humanpref.generate.diffusion import DiffusersBackend
 from humanpref.improve import apply_methods, make_methods
 from humanpref.improve.methods import ImproveError
-from humanpref.improve.token_templates import TEMPLATES, VOCABULARY, Template, join_negatives, join_templates
-from humanpref.improve.tokens import TokensBackend, spec_of, with_tokens
-from humanpref.improve.vocabulary import check_vocabulary, place_token, read_vocabulary
+from humanpref.improve.tokens.method import TokensBackend, spec_of, with_tokens
+from humanpref.improve.tokens.templates import TEMPLATES, VOCABULARY, Template, join_negatives, join_templates
+from humanpref.improve.tokens.vocabulary import check_vocabulary, place_token, read_vocabulary
 from humanpref.shapes.grammar import captions
 from tests.generating import rows
 from tests.improving import Painter, things

@@ -14,7 +14,7 @@ from humanpref.errors import UnknownNameError
 from humanpref.generate import Prompt, Request, make_backend
 from humanpref.improve import apply_methods, make_methods
 from humanpref.improve.methods import ImproveError
-from humanpref.improve.noise import at_start, forward_at_start, terminal
+from humanpref.improve.noise.mixing import at_start, forward_at_start, terminal
 from tests.tiny_pipeline import write_pipeline
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

@@ -30,7 +30,7 @@ from humanpref.cli_scorers import (
 from humanpref.terminal import progress, say
 
 if TYPE_CHECKING:
-    from humanpref.improve.compare import CompareReport
+    from humanpref.improve.compare.compare import CompareReport
 
 improve_app = typer.Typer(no_args_is_help=True, help="Raise the score, and measure by how much.")
 improve_app.command("best-of")(best_of_command)
@@ -88,9 +88,9 @@ def compare_command(
     """
     from humanpref.engines import Engine
     from humanpref.generate import make_backend, read_prompts
-    from humanpref.improve.compare import REPORT, check_scorers, judge_images
-    from humanpref.improve.compare_output import compare_json, compare_table, write_report
-    from humanpref.improve.method_images import BASELINE, check_out, make_method_images, named_methods
+    from humanpref.improve.compare.compare import REPORT, check_scorers, judge_images
+    from humanpref.improve.compare.images import BASELINE, check_out, make_method_images, named_methods
+    from humanpref.improve.compare.output import compare_json, compare_table, write_report
 
     named = named_methods(method)
     load_all, names = chosen_scorers(more, model, weights, arch, resize, precision, device)
@@ -126,7 +126,7 @@ def compare_command(
 
 def _write_page(report: CompareReport) -> Path | None:
     from humanpref.errors import MissingExtraError
-    from humanpref.improve.compare_page import write_page
+    from humanpref.improve.compare.page import write_page
 
     try:
         return write_page(report)

@@ -23,7 +23,7 @@ from humanpref.scorers import DEFAULT_SCORER
 from humanpref.terminal import progress, say
 
 if TYPE_CHECKING:
-    from humanpref.improve.best_of_curve import BestOfReport, Pool
+    from humanpref.improve.best_of.curve import BestOfReport, Pool
 
 
 def best_of_command(
@@ -73,10 +73,10 @@ def best_of_command(
 
     --model chooses; --check-model says whether its choice is really better. Stop it when you like: it goes on.
     """
-    from humanpref.improve.best_of_curve import best_of_curve, read_pool
-    from humanpref.improve.best_of_output import REPORT, best_of_json, best_of_table, write_best_of
-    from humanpref.improve.compare import check_scorers
-    from humanpref.improve.method_images import check_out
+    from humanpref.improve.best_of.curve import best_of_curve, read_pool
+    from humanpref.improve.best_of.output import REPORT, best_of_json, best_of_table, write_best_of
+    from humanpref.improve.compare.compare import check_scorers
+    from humanpref.improve.compare.images import check_out
 
     if (pool is None) == (prompts is None) or (pool is None) != (backend is not None):
         raise DataError("give a file of prompts and --backend, or a folder of images by --pool")
@@ -107,7 +107,7 @@ def _draw(prompts: Path, backend: str, method: str | None, folder: Path, n: int,
     """Draw n images of each prompt -> the pool."""
     from humanpref.generate import generate, make_backend, read_prompts
     from humanpref.improve import apply_methods, make_methods
-    from humanpref.improve.best_of_curve import read_pool
+    from humanpref.improve.best_of.curve import read_pool
 
     texts, again = read_prompts(prompts)
     if again:

@@ -26,7 +26,7 @@ from humanpref.terminal import progress, say
 
 if TYPE_CHECKING:
     from humanpref.generate import Backend
-    from humanpref.improve.token_templates import Template
+    from humanpref.improve.tokens.templates import Template
 
 
 class PlaceName(str, Enum):
@@ -75,8 +75,8 @@ def tokens_command(
     """Search the tokens that raise a scorer, on a budget of images. Stop it when you like: the same command goes on."""
     from humanpref.engines import Engine
     from humanpref.generate import make_backend, read_prompts
-    from humanpref.improve import search_output
-    from humanpref.improve.search import search_tokens
+    from humanpref.improve.tokens import output
+    from humanpref.improve.tokens.search import search_tokens
 
     names = [model, *([] if check_model is None else [check_model])]
     if len(set(names)) < len(names):
@@ -108,17 +108,17 @@ def tokens_command(
         )
         if cache.trouble:
             say(cache.trouble)
-    print(search_output.search_json(report) if format is ReportFormat.json else search_output.search_table(report))
-    say(*search_output.warnings(report))
+    print(output.search_json(report) if format is ReportFormat.json else output.search_table(report))
+    say(*output.warnings(report))
     if plot is not None:
-        search_output.plot_gains(report, plot)
+        output.plot_gains(report, plot)
         say(f"the plot is in {plot}")
 
 
 def _vocabulary(path: Path | None, place: PlaceName, backend: Backend) -> tuple[Template, ...]:
-    from humanpref.improve.token_templates import TEMPLATES, VOCABULARY
-    from humanpref.improve.tokens import takes_negatives
-    from humanpref.improve.vocabulary import read_vocabulary
+    from humanpref.improve.tokens.method import takes_negatives
+    from humanpref.improve.tokens.templates import TEMPLATES, VOCABULARY
+    from humanpref.improve.tokens.vocabulary import read_vocabulary
 
     if path is not None:
         return read_vocabulary(path, place.value)
@@ -134,8 +134,8 @@ def templates_command(
     format: Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")] = ReportFormat.table,
 ) -> None:
     """List the named templates of tokens, for `tokens:NAME` and as a start for a vocabulary."""
-    from humanpref.improve import search_output
-    from humanpref.improve.token_templates import TEMPLATES
+    from humanpref.improve.tokens import output
+    from humanpref.improve.tokens.templates import TEMPLATES
 
-    show = search_output.templates_json if format is ReportFormat.json else search_output.templates_table
+    show = output.templates_json if format is ReportFormat.json else output.templates_table
     print(show(TEMPLATES.values()))

@@ -35,7 +35,7 @@ from humanpref.shapes.grammar import captions
 
 if TYPE_CHECKING:
     from humanpref.annotate.store import Store
-    from humanpref.improve.compare import CompareReport
+    from humanpref.improve.compare.compare import CompareReport
 
 SOURCES = ("clean", "miscounting", "wrong-colours", "coarse")
 PEOPLE = 5
@@ -150,10 +150,10 @@ def improve_images(
     """Let a scorer choose among four images of each prompt, judged by it and by the known truth, as `humanpref improve
     compare` does, in improve/ below `out` -> the comparison, and its page (None without the `report` extra)."""
     from humanpref.cache import ScoreCache
-    from humanpref.improve.best_of import BestOf
-    from humanpref.improve.compare import compare_methods
-    from humanpref.improve.compare_output import write_report
-    from humanpref.improve.compare_page import write_page as write_comparison
+    from humanpref.improve.best_of.method import BestOf
+    from humanpref.improve.compare.compare import compare_methods
+    from humanpref.improve.compare.output import write_report
+    from humanpref.improve.compare.page import write_page as write_comparison
     from humanpref.scorers import load_scorer
 
     prompts = [Prompt(text, f"improve-{i}", "shapes") for i, text in enumerate(captions(IMPROVED, seed + 1))]

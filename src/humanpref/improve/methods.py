@@ -53,10 +53,10 @@ class Nothing:
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "none": Kind("humanpref.improve.methods", "Nothing", "NoConfig"),
-        "best-of": Kind("humanpref.improve.best_of", "BestOf", "BestOfConfig", "N"),
-        "tokens": Kind("humanpref.improve.tokens", "Tokens", "TokensConfig", "NAME[,NAME...]"),
-        "noise": Kind("humanpref.improve.reference_noise", "ReferenceNoise", "NoiseConfig", "FILE_OR_FOLDER"),
-        "zero-snr": Kind("humanpref.improve.zero_snr", "ZeroSnr", "ZeroSnrConfig"),
+        "best-of": Kind("humanpref.improve.best_of.method", "BestOf", "BestOfConfig", "N"),
+        "tokens": Kind("humanpref.improve.tokens.method", "Tokens", "TokensConfig", "NAME[,NAME...]"),
+        "noise": Kind("humanpref.improve.noise.method", "ReferenceNoise", "NoiseConfig", "FILE_OR_FOLDER"),
+        "zero-snr": Kind("humanpref.improve.noise.zero_snr", "ZeroSnr", "ZeroSnrConfig"),
         "lora": Kind("humanpref.improve.finetune.method", "LoraMethod", "LoraConfig", "FILE"),
     }
 )

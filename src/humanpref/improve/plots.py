@@ -12,8 +12,8 @@ from humanpref.errors import DataError
 from humanpref.evaluation import report_plots as base
 from humanpref.evaluation.report_plots import ACCENT, INK, MUTED, NARROW, PAPER, PEOPLE, RULE, WIDE, Plot
 from humanpref.files import whole
-from humanpref.improve.best_of_curve import BestOfReport
-from humanpref.improve.compare import CompareReport, scores_of
+from humanpref.improve.best_of.curve import BestOfReport
+from humanpref.improve.compare.compare import CompareReport, scores_of
 from humanpref.improve.gains import Gain, signed
 
 __all__ = ["NARROW", "WIDE", "differences", "gains", "plot_best_of"]

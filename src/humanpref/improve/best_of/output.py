@@ -7,8 +7,8 @@ from pathlib import Path
 
 from humanpref.errors import DataError
 from humanpref.files import whole
-from humanpref.improve.best_of_curve import BestOfReport
-from humanpref.improve.compare_output import brackets, seconds
+from humanpref.improve.best_of.curve import BestOfReport
+from humanpref.improve.compare.output import brackets, seconds
 from humanpref.improve.gains import signed
 from humanpref.tables import add_row, make_table, render, to_json
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from humanpref.errors import DataError, MissingExtraError
 from humanpref.improve.gains import Gain
-from humanpref.improve.search_records import SearchReport
-from humanpref.improve.token_templates import Template
+from humanpref.improve.tokens.records import SearchReport
+from humanpref.improve.tokens.templates import Template
 from humanpref.tables import add_row, make_table, render, to_json
 
 COLOURS = ("#4878a8", "#c0703a")

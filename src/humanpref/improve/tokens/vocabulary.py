@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from humanpref.data.rows import read_rows
 from humanpref.errors import DataError
-from humanpref.improve.token_templates import Template
+from humanpref.improve.tokens.templates import Template
 
 Place: TypeAlias = Literal["suffix", "prefix", "negative"]
 FIELDS = ("name", "prefix", "suffix", "negative", "source")

@@ -18,8 +18,8 @@ from humanpref.benchmark.thumbnails import SIZE, Source, make_thumbnails, thumbn
 from humanpref.errors import DataError, ImageError, MissingExtraError
 from humanpref.files import whole
 from humanpref.images import open_image
-from humanpref.improve import compare_output as shown
-from humanpref.improve.compare import ComparedPrompt, CompareReport, MethodImage
+from humanpref.improve.compare import output as shown
+from humanpref.improve.compare.compare import ComparedPrompt, CompareReport, MethodImage
 from humanpref.improve.gains import signed
 from humanpref.tables import percent
 

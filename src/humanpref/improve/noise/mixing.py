@@ -4,7 +4,7 @@ Stable Diffusion's forward process never ends in pure noise: at its last trainin
 x_T = sqrt(abar_T) z + sqrt(1 - abar_T) eps with abar_T = 0.0047, so some of the image is always left, while sampling
 starts from pure noise. The authors of HPS v2 (arXiv 2306.09341) report that mixing a reference image's latents into the
 initial noise mends this mismatch and raises the score; Lin et al. (arXiv 2305.08891) describe the same mismatch, and
-change the schedule instead (`humanpref.improve.zero_snr`).
+change the schedule instead (`humanpref.improve.noise.zero_snr`).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from humanpref.data.folder import ImageFolder
 from humanpref.errors import DataError, ImageError, ScoreError
 from humanpref.generate.manifest import read_manifest
 from humanpref.generate.store import MANIFEST
-from humanpref.improve.expected_best import expected_best
+from humanpref.improve.best_of.expected import expected_best
 from humanpref.improve.gains import Gain, corrected, doubts, paired_gain
 from humanpref.improve.methods import ImproveError
 from humanpref.metrics import Array

@@ -162,7 +162,7 @@ class Nearest:
 
     def __init__(self, what: str, choice: Choice) -> None:
         """Hash the images. Raises `ImproveError` for a scorer that is no CLIP, or an image that cannot be read."""
-        from humanpref.improve.image_index import check_faiss
+        from humanpref.improve.noise.image_index import check_faiss
 
         self._choice = choice
         self._by = DEFAULT_SCORER if choice.by is None else choice.by
@@ -186,7 +186,7 @@ class Nearest:
 
     def candidates(self, prompts: Sequence[Prompt], k: int) -> list[tuple[Reference, ...]]:
         """Return the k nearest images of each prompt, nearest first."""
-        from humanpref.improve.image_index import nearest_images
+        from humanpref.improve.noise.image_index import nearest_images
 
         scorer = _load(self._by, self._choice.weights, self._choice.arch, self._choice.device, "weights")
         places = nearest_images(

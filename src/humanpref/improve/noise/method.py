@@ -10,10 +10,10 @@ from typing import Any
 from humanpref.generate.contract import Backend, Request, Settings
 from humanpref.generate.options import parse_size
 from humanpref.images import open_image
-from humanpref.improve import encoding
 from humanpref.improve.methods import ImproveError, only_diffusers
-from humanpref.improve.noise import at_start, check_share, forward_at_start, mix
-from humanpref.improve.references import Choice, References, find_references
+from humanpref.improve.noise import encoding
+from humanpref.improve.noise.mixing import at_start, check_share, forward_at_start, mix
+from humanpref.improve.noise.references import Choice, References, find_references
 from humanpref.prompts.records import Prompt
 
 MISMATCH = "mismatch"

@@ -16,13 +16,13 @@ from humanpref.generate.contract import Backend
 from humanpref.generate.run import Track
 from humanpref.improve.gains import Gain, corrected
 from humanpref.improve.methods import ImproveError
-from humanpref.improve.schedule import Schedule, plan
-from humanpref.improve.search_folder import REPORT, agree, describe, write_text
-from humanpref.improve.search_records import SearchReport, Verdict
-from humanpref.improve.stage import Shared, Stage, State
-from humanpref.improve.token_templates import Template
-from humanpref.improve.tokens import takes_negatives
-from humanpref.improve.vocabulary import check_vocabulary
+from humanpref.improve.tokens.folder import REPORT, agree, describe, write_text
+from humanpref.improve.tokens.halving import Schedule, plan
+from humanpref.improve.tokens.method import takes_negatives
+from humanpref.improve.tokens.records import SearchReport, Verdict
+from humanpref.improve.tokens.stage import Shared, Stage, State
+from humanpref.improve.tokens.templates import Template
+from humanpref.improve.tokens.vocabulary import check_vocabulary
 from humanpref.prompts.records import Prompt
 from humanpref.resampling import MIN_CLUSTERS
 from humanpref.scorers.base import Scorer
@@ -54,8 +54,8 @@ def search_tokens(
 ) -> SearchReport:
     """Search the tokens that raise `scorer` most on these prompts, at `budget` images in all, those without included.
 
-    Rounds try fewer and fewer candidates on more and more (prompt, seed) pairs (`humanpref.improve.schedule`), at most
-    `seeds` images a prompt. The `finalists` are then measured on pairs that chose nothing, since the best of many is
+    Rounds try fewer and fewer candidates on more and more (prompt, seed) pairs (`humanpref.improve.tokens.halving`), at
+    most `seeds` images a prompt. The `finalists` are then measured on pairs that chose nothing, since the best of many is
     partly the luckiest: of half the prompts from ten on, of other seeds with fewer. `check` scores the same pictures;
     a gain that it does not see makes a finalist suspect. Everything is in `out`: a call that was stopped, made again,
     goes on and makes no image twice.

@@ -21,8 +21,7 @@ from humanpref.cache import ScoreCache
 from humanpref.engines import Engine
 from humanpref.errors import ImageError, ScoreError
 from humanpref.generate.contract import Backend
-from humanpref.improve.gains import Gain, corrected, doubts, paired_gain
-from humanpref.improve.method_images import (
+from humanpref.improve.compare.images import (
     BASELINE,
     Key,
     MethodImages,
@@ -31,6 +30,7 @@ from humanpref.improve.method_images import (
     named_methods,
     seeds,
 )
+from humanpref.improve.gains import Gain, corrected, doubts, paired_gain
 from humanpref.improve.methods import ImproveError, Method
 from humanpref.metrics import Array
 from humanpref.prompts.records import Prompt

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from humanpref.improve.gains import Gain
-from humanpref.improve.schedule import Schedule
-from humanpref.improve.token_templates import Template
+from humanpref.improve.tokens.halving import Schedule
+from humanpref.improve.tokens.templates import Template
 
 Verdict: TypeAlias = Literal["holds", "suspect", "no gain", "harms", "unknown", "eliminated"]
 

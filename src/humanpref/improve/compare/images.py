@@ -18,7 +18,7 @@ from humanpref.generate.contract import Backend, file_name, seed_of
 from humanpref.generate.manifest import read_manifest
 from humanpref.generate.run import generate
 from humanpref.generate.store import MANIFEST, RUN
-from humanpref.improve.best_of import BestOf
+from humanpref.improve.best_of.method import BestOf
 from humanpref.improve.methods import ImproveError, Method, apply_methods, make_methods
 from humanpref.prompts.records import Prompt
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from humanpref.files import whole
 from humanpref.generate.contract import Backend
 from humanpref.improve.methods import ImproveError
-from humanpref.improve.token_templates import Template
+from humanpref.improve.tokens.templates import Template
 from humanpref.prompts.records import Prompt
 from humanpref.scorers.base import Scorer
 

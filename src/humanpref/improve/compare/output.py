@@ -9,9 +9,9 @@ from typing import Any
 
 from humanpref.errors import DataError
 from humanpref.files import whole
-from humanpref.improve.compare import REPORT, ComparedPrompt, CompareReport
+from humanpref.improve.compare.compare import REPORT, ComparedPrompt, CompareReport
+from humanpref.improve.compare.images import BASELINE
 from humanpref.improve.gains import Gain, signed
-from humanpref.improve.method_images import BASELINE
 from humanpref.tables import add_row, make_table, percent, render, to_json
 
 

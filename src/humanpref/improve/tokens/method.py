@@ -10,7 +10,7 @@ from humanpref.generate.contract import Backend, Outcome, Request, Settings
 from humanpref.generate.diffusion import DiffusersBackend
 from humanpref.generate.folder import FolderBackend
 from humanpref.improve.methods import ImproveError, make_methods, only_diffusers
-from humanpref.improve.token_templates import Template, get_template, join_negatives, join_templates
+from humanpref.improve.tokens.templates import Template, get_template, join_negatives, join_templates
 from humanpref.prompts.records import Prompt
 
 

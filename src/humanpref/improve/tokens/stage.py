@@ -19,10 +19,10 @@ from humanpref.generate.run import Track, generate
 from humanpref.generate.store import MANIFEST
 from humanpref.improve.gains import Gain, paired_gain
 from humanpref.improve.methods import ImproveError
-from humanpref.improve.schedule import split_pairs
-from humanpref.improve.search_records import Candidate, Verdict
-from humanpref.improve.token_templates import Template
-from humanpref.improve.tokens import spec_of, with_tokens
+from humanpref.improve.tokens.halving import split_pairs
+from humanpref.improve.tokens.method import spec_of, with_tokens
+from humanpref.improve.tokens.records import Candidate, Verdict
+from humanpref.improve.tokens.templates import Template
 from humanpref.prompts.records import Prompt
 from humanpref.scorers.together import Together
 

@@ -1,0 +1,1 @@
+"""Keeping the best of n images, and what n is worth."""

@@ -1,0 +1,1 @@
+"""Methods on the same prompts and seeds, held against the baseline."""

@@ -1,0 +1,1 @@
+"""Text around prompts, and the search for what helps."""
