@@ -30,11 +30,11 @@ EFFECTS = {"good": (30, 30), "fool": (45, 0), "bad": (-30, -30)}
 class Painter:
     """Paints red and green by the words it reads, the same noise for the same seed; "fail" fails, "refuse" is refused.
 
-    Appends what it read to `log`.
+    Appends what it read to `log`, and stands still before the `pause_after`-th image.
     """
 
     log: list[str] = field(default_factory=list)
-    delay: float = 0.0
+    pause_after: int | None = None
     noise: int = 10
     name: str = "painter"
     revision: str = "1"
@@ -48,9 +48,11 @@ class Painter:
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Outcome]:
         for request in requests:
-            time.sleep(self.delay)
             text = request.prompt.text
             self.log.append(text)
+            if len(self.log) == self.pause_after:
+                print("paused", flush=True)
+                time.sleep(600)
             if "fail" in text or "refuse" in text:
                 yield Outcome(request, "failed" if "fail" in text else "refused", reason="not that")
                 continue
@@ -114,4 +116,4 @@ def search(out: Path, count: int = 20, vocabulary: str = "good fool bad plain ot
 
 
 if __name__ == "__main__":
-    search(Path(sys.argv[1]), backend=Painter(delay=float(sys.argv[2])))
+    search(Path(sys.argv[1]), backend=Painter(pause_after=int(sys.argv[2])))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -198,15 +196,11 @@ def test_going_on_makes_nothing_twice_and_another_search_is_refused(tmp_path: Pa
 
 
 def test_a_killed_search_goes_on_to_the_same_end(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.improving", str(tmp_path / "killed"), "0.03"], cwd=ROOT, env=environment()
-    )
-    deadline = time.monotonic() + 100
-    while sum(map(len, images(tmp_path / "killed").values())) < 50 and time.monotonic() < deadline:
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    command = [sys.executable, "-m", "tests.improving", str(tmp_path / "killed"), "60"]
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"paused\n"
+        process.kill()
     before = sum(map(len, images(tmp_path / "killed").values()))
     report = search(tmp_path / "killed")
     whole = search(tmp_path / "whole")

@@ -1,135 +1,17 @@
-"""`humanpref improve`: raising the score, and measuring by how much."""
+"""`humanpref improve`: raising the score, and measuring by how much. A command a module."""
 
 from __future__ import annotations
-
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from humanpref.cli_improve_best_of import best_of_command
+from humanpref.cli_improve_compare import compare_command
 from humanpref.cli_improve_finetune import finetune_command
 from humanpref.cli_improve_tokens import templates_command, tokens_command
-from humanpref.cli_options import (
-    DeviceOption,
-    EngineName,
-    PrecisionName,
-    PrecisionOption,
-    ReportFormat,
-    Resize,
-    ResizeOption,
-)
-from humanpref.cli_scorers import (
-    ArchByScorer,
-    ModelsOption,
-    NoCacheOption,
-    WeightsByScorer,
-    chosen_scorers,
-    score_cache,
-)
-from humanpref.terminal import progress, say
-
-if TYPE_CHECKING:
-    from humanpref.improve.compare.compare import CompareReport
 
 improve_app = typer.Typer(no_args_is_help=True, help="Raise the score, and measure by how much.")
+improve_app.command("compare")(compare_command)
 improve_app.command("best-of")(best_of_command)
 improve_app.command("tokens")(tokens_command)
 improve_app.command("templates")(templates_command)
 improve_app.command("finetune")(finetune_command)
-
-
-@improve_app.callback()
-def improve_callback() -> None:
-    """Raise the score, and measure by how much."""
-
-
-@improve_app.command("compare")
-def compare_command(
-    prompts: Annotated[Path, typer.Argument(help="JSON Lines, JSON list, Parquet, or text with one prompt a line.")],
-    backend: Annotated[
-        str,
-        typer.Option(
-            "--backend",
-            "-b",
-            metavar="KIND:WHAT[,option=value...]",
-            help="What draws: diffusers:MODEL, openai:MODEL, folder:DIR or shapes:SOURCE.",
-        ),
-    ],
-    method: Annotated[
-        list[str],
-        typer.Option(
-            "--method",
-            metavar="KIND:WHAT[,option=value...][+...]",
-            help="A method, as best-of:4,model=lite; several to compare. none, the baseline, is always among them.",
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="The folder of the comparison; one that was begun is gone on with.")],
-    model: ModelsOption = None,
-    more: Annotated[list[str] | None, typer.Argument(metavar="NAME", hidden=True)] = None,
-    seed: Annotated[int, typer.Option(help="What the seeds of all images are derived from.")] = 0,
-    images_per_prompt: Annotated[int, typer.Option(help="Images of each prompt by each method.", min=1)] = 1,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Make failed images again.")] = False,
-    weights: WeightsByScorer = None,
-    arch: ArchByScorer = None,
-    resize: ResizeOption = Resize.antialias,
-    precision: PrecisionOption = PrecisionName.auto,
-    device: DeviceOption = "auto",
-    no_cache: NoCacheOption = False,
-    engine: Annotated[EngineName, typer.Option(help="This process, or workers on a Ray cluster.")] = EngineName.local,
-    ray_address: Annotated[str | None, typer.Option(help="The Ray cluster; by default one on this machine.")] = None,
-    workers: Annotated[int, typer.Option(help="ray: how many hold the model.", min=1)] = 1,
-    gpus_per_worker: Annotated[float, typer.Option(help="ray: GPUs that each worker needs.", min=0.0)] = 0.0,
-    format: Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")] = ReportFormat.table,
-) -> None:
-    """Draw with the baseline and with methods, same prompts and seeds, and judge the images by two scorers or more.
-
-    Stop it when you like: the same command goes on.
-    """
-    from humanpref.engines import Engine
-    from humanpref.generate import make_backend, read_prompts
-    from humanpref.improve.compare.compare import REPORT, check_scorers, judge_images
-    from humanpref.improve.compare.images import BASELINE, check_out, make_method_images, named_methods
-    from humanpref.improve.compare.output import compare_json, compare_table, write_report
-
-    named = named_methods(method)
-    load_all, names = chosen_scorers(more, model, weights, arch, resize, precision, device)
-    check_scorers(names)
-    out = out.expanduser()
-    check_out(out, REPORT)
-    found, again = read_prompts(prompts)
-    if again:
-        say(f"{prompts}: {again} prompts are there again; each is taken once")
-    source = make_backend(backend, {})
-    if BASELINE not in method:
-        say(f"{BASELINE}, the baseline, is added to the methods")
-    where = Engine(engine.value, workers, ray_address, gpus_per_worker=gpus_per_worker)
-    images = make_method_images(
-        found, source, named, out, seed=seed, images_per_prompt=images_per_prompt, engine=where,
-        retry_failed=retry_failed, track=lambda title, total: progress(title, total, unit="images"), on_note=say,
-    )  # fmt: skip
-    scorers = load_all()  # only now: the models that draw have left the memory
-    with score_cache(out / ".scores.sqlite", no_cache) as cache:
-        report = judge_images(
-            found, images, scorers, out, backend=source.name, cache=cache, seed=seed,
-            images_per_prompt=images_per_prompt, track=lambda title, total: progress(title, total, unit="images"),
-        )  # fmt: skip
-        if cache.trouble:
-            say(cache.trouble)
-    write_report(report)
-    page = _write_page(report)
-    print(compare_json(report) if format is ReportFormat.json else compare_table(report))
-    say(*report.notes, *(f"warning: {warning}" for warning in report.warnings))
-    if page is not None:
-        say(f"Look at {page}: the images of each prompt side by side")
-
-
-def _write_page(report: CompareReport) -> Path | None:
-    from humanpref.errors import MissingExtraError
-    from humanpref.improve.compare.page import write_page
-
-    try:
-        return write_page(report)
-    except MissingExtraError as error:
-        say(f"there is no page of the images: {error}")
-        return None

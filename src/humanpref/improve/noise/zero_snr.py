@@ -1,7 +1,8 @@
 """The method `zero-snr`: the schedule is changed so that its last timestep has no signal left (arXiv 2305.08891).
 
-Later work's answer to the mismatch that reference noise mends (`humanpref.improve.noise.method`): Lin et al. rescale the
-betas (Algorithm 1), sample from the last timestep (trailing spacing, section 3.3) and rescale guidance (section 3.4).
+Later work's answer to the mismatch that reference noise mends (`humanpref.improve.noise.method`): Lin et al. rescale
+the betas (Algorithm 1), sample from the last timestep (trailing spacing, section 3.3) and rescale guidance
+(section 3.4).
 diffusers has all three; what is here checks that they fit.
 """
 

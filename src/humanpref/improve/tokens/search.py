@@ -55,10 +55,10 @@ def search_tokens(
     """Search the tokens that raise `scorer` most on these prompts, at `budget` images in all, those without included.
 
     Rounds try fewer and fewer candidates on more and more (prompt, seed) pairs (`humanpref.improve.tokens.halving`), at
-    most `seeds` images a prompt. The `finalists` are then measured on pairs that chose nothing, since the best of many is
-    partly the luckiest: of half the prompts from ten on, of other seeds with fewer. `check` scores the same pictures;
-    a gain that it does not see makes a finalist suspect. Everything is in `out`: a call that was stopped, made again,
-    goes on and makes no image twice.
+    most `seeds` images a prompt. The `finalists` are then measured on pairs that chose nothing, since the best of many
+    is partly the luckiest: of half the prompts from ten on, of other seeds with fewer. `check` scores the same
+    pictures; a gain that it does not see makes a finalist suspect. Everything is in `out`: a call that was stopped,
+    made again, goes on and makes no image twice.
 
     Raises `ImproveError` for a budget that is too small (naming the smallest), for negative prompts on a backend that
     takes none and for a folder of another search, `DataError` for a vocabulary that is empty or repeats itself,
