@@ -488,6 +488,8 @@ def test_metrics_can_be_read_and_add_up(lite: Served) -> None:
     assert lite.metric("images_total", model="lite", outcome="bad_image") >= 1
     assert lite.metric("batch_images_sum", model="lite") == before + 2
     assert lite.metric("queue_images") == 0
+    assert lite.metric("requests_total", route="/v1/score", status="200") >= 1
+    assert lite.metric("request_seconds_count", route="/v1/score") >= 1
 
 
 def test_models_and_limits(lite: Served) -> None:

@@ -255,6 +255,14 @@ def test_bad_starts_are_one_line(
     assert len(said.err.splitlines()) == 1 + ("--host" in options)  # that nobody needs a key is said, too
 
 
+def test_a_missing_extra_says_what_to_install() -> None:
+    code = "import sys; sys.modules['prometheus_client'] = None; from humanpref.cli import main; main()"
+    command = [sys.executable, "-c", code, "serve", "--model", "lite", "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == 'humanpref: serving needs prometheus_client: pip install "humanpref[serve]"\n'
+
+
 def test_stopping_does_not_wait_for_ever() -> None:
     """A body that never comes, when told to stop: it ends within `drain_seconds`."""
     with serving(config=ServeConfig(drain_seconds=0.7)) as served, served.socket() as connection:
@@ -266,6 +274,9 @@ def test_stopping_does_not_wait_for_ever() -> None:
         served.thread.join(20)
         assert not served.thread.is_alive()
         assert 0.6 < time.monotonic() - began < 6
+        said = until_closed(connection)
+        assert said.startswith(b"HTTP/1.1 503 ")
+        assert b'"code":"draining"' in said
 
 
 def test_a_second_signal_ends_it_now() -> None:

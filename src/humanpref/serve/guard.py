@@ -80,6 +80,11 @@ class Guard:
                     await self.app(scope, exchange.receive, exchange.send)
             except RequestError as error:
                 await self._refuse(exchange, scope, error)
+            except asyncio.CancelledError:
+                if not self._admission.draining or exchange.status is not None:
+                    raise
+                late = RequestError("draining", "the server was stopped before this was done", retry_after=2)
+                await error_response(late)(scope, exchange.receive, exchange.send)
             except _GoneError:
                 raise
             except Exception as error:  # here and not further out, so that this answer has the same shape too
