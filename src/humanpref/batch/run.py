@@ -87,9 +87,9 @@ def batch(
         with closing(run_map(engine, make, run.tasks(), on_note)) as parts:
             for part in parts:
                 run.put(part)
-        if not run.wanted:
-            raise DataError(f"{', '.join(words)[:200]}: holds no rows")
         totals = folder.count(run.wanted)
+        if not totals.rows:
+            raise DataError(f"{', '.join(words)[:200]}: holds no rows")
         notes = run.notes()
         report = BatchReport(
             out=out,
