@@ -142,7 +142,7 @@ def measure(name: str, options: dict[str, Any], args: argparse.Namespace, folder
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="another scorer than lite and the small random CLIP")
+    parser.add_argument("--model", help="lite or small-clip alone, or another scorer; default: both of these")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--count", type=int, default=512)
     parser.add_argument("--size", type=int, default=512)
@@ -153,9 +153,9 @@ def main() -> None:
     from tests.conftest import SHARED, TINY_ARCH
 
     tiny = {"weights": SHARED / "parity" / "hps_layout_tiny.pt", "arch": TINY_ARCH, "precision": "fp32"}
-    chosen: list[tuple[str, dict[str, Any]]] = [("lite", {}), ("hps-v2.1", tiny)]
-    if args.model:
-        chosen = [(args.model, {} if args.model == "lite" else {"device": args.device})]
+    known: dict[str, tuple[str, dict[str, Any]]] = {"lite": ("lite", {}), "small-clip": ("hps-v2.1", tiny)}
+    other = (args.model, {"device": args.device})
+    chosen = [known.get(args.model, other)] if args.model else list(known.values())
     with tempfile.TemporaryDirectory() as folder:
         for name, options in chosen:
             measure(name, options, args, Path(folder))

@@ -271,6 +271,7 @@ def test_folders(tmp_path: Path) -> None:
     (folder / "sub").mkdir()
     (folder / "sub" / "x.png").write_bytes(encoded(1, "PNG"))
     (folder / "3.txt").write_bytes(b"\xff")
+    (folder / "._5.jpg").write_bytes(b"what another system left")
     (folder / "notes.md").write_text("not an image")
     spans, rows = read(folder, part_rows=5, prompt="all")
     assert [row.image if isinstance(row.image, str) else row.key for row in rows] == [

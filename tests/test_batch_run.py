@@ -299,6 +299,10 @@ def test_refused_before_anything_is_made(images: Path, tmp_path: Path) -> None:
         path.unlink()
         for file in out.glob("*"):
             file.unlink()
+    for inside in (images, images / "scores"):
+        with pytest.raises(BatchError, match=r"lies within the input .*; choose an OUT outside it"):
+            batch([str(images)], str(inside), LITE)
+        assert not (images / "scores").exists()
     with pytest.raises(BatchError, match="two scorers would have the column score_lite"):
         batch([str(images)], str(out), [*LITE, *LITE])
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from humanpref.batch.places import failing_with_name, filesystem, join, read_bytes
 from humanpref.batch.records import Problem, Reading, Row, Shard, Span
+from humanpref.batch.shards import is_image
 from humanpref.errors import DataError
-from humanpref.images import SUFFIXES, natural
+from humanpref.images import natural
 
 MAX_PROMPT_BYTES = 1 << 20
 
@@ -27,7 +28,7 @@ def spans(shard: Shard, reading: Reading, rows: int) -> Iterator[Span]:  # noqa:
     system, path = filesystem(shard.url)
     with failing_with_name(shard.name):
         names = {posixpath.relpath(found, path) for found in system.find(path)}
-    images = sorted((n for n in names if posixpath.splitext(n)[1].lower() in SUFFIXES), key=natural)
+    images = sorted(filter(is_image, names), key=natural)
     for number, first in enumerate(range(0, len(images), rows)):
         chunk = images[first : first + rows]
         sides = (posixpath.splitext(name)[0] + ".txt" for name in chunk)

@@ -117,7 +117,8 @@ class Part:
 @dataclass(frozen=True)
 class BatchReport:
     """What the output holds, and how fast this run was. `rows`, `scored`, `truncated`, `errors` and `parts` count the
-    whole output, `new_rows` and `new_parts` what this run added; `seconds` is this run's time, loading included."""
+    whole output, `new_rows` and `new_parts` what this run added; `seconds` is this run's time, loading included.
+    `empty_shards` were known to be empty without being read through."""
 
     out: str
     models: tuple[str, ...]

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from humanpref.batch.parts import part_name, require_pyarrow
+from humanpref.batch.places import filesystem
 from humanpref.batch.readers import READERS, check_shards
 from humanpref.batch.records import BatchError, BatchReport, Counts, Part, Reading, Shard, Span
 from humanpref.batch.score import MakeScoring, Model, model_name
@@ -71,6 +72,7 @@ def batch(
     _check(models, part_rows)
     require_pyarrow()
     shards = find_shards(words, reading)
+    _check_outside(words, out)
     chosen = check_shards(shards, reading, reads_prompt=any(get_spec(m.name).reads_prompt for m in models))
     settings = {
         "models": [asdict(model) for model in models],
@@ -87,9 +89,9 @@ def batch(
         with closing(run_map(engine, make, run.tasks(), on_note)) as parts:
             for part in parts:
                 run.put(part)
-        if not run.wanted:
-            raise DataError(f"{', '.join(words)[:200]}: holds no rows")
         totals = folder.count(run.wanted)
+        if not totals.rows:
+            raise DataError(f"{', '.join(words)[:200]}: holds no rows")
         notes = run.notes()
         report = BatchReport(
             out=out,
@@ -187,6 +189,15 @@ class _Run:
                 f"{len(strange)} files in {self.folder.out} belong to no shard of the input, {strange[0]} among them"
             )
         return tuple(notes)
+
+
+def _check_outside(words: Sequence[str], out: str) -> None:
+    """Refuse an output within the input: its parts would be the next run's input."""
+    system, path = filesystem(out)
+    for word in words:
+        other, folder = filesystem(word)
+        if type(other) is type(system) and f"{path}/".startswith(f"{folder.rstrip('/')}/"):
+            raise BatchError(f"{out}: lies within the input {word}; choose an OUT outside it")
 
 
 def _check(models: Sequence[Model], part_rows: int) -> None:

@@ -26,6 +26,11 @@ def kind_of(name: str) -> str | None:
     return next((kind for suffix, kind in KINDS.items() if lower.endswith(suffix)), None)
 
 
+def is_image(path: str) -> bool:
+    """Tell whether a file of a folder is an image by its name; hidden ones are not."""
+    return posixpath.splitext(path)[1].lower() in SUFFIXES and not posixpath.basename(path).startswith(".")
+
+
 def find_shards(words: Sequence[str], reading: Reading) -> list[Shard]:
     """Return the shards that words stand for, in the order given; those of a folder or glob in natural order.
 
@@ -74,8 +79,8 @@ def _folder(system: Any, path: str, word: str, reading: Reading) -> list[Shard]:
     manifest = posixpath.join(path, MANIFEST)
     if system.isfile(manifest) and system.isfile(posixpath.join(path, RUN)):
         return [_file(system, manifest, f"{word}/{MANIFEST}", "jsonl", reading)]
-    files = [p for p in system.find(path) if not posixpath.basename(p).startswith((".", "_"))]
-    found = sorted((p for p in files if kind_of(p)), key=natural)
+    files = system.find(path)
+    found = sorted((p for p in files if kind_of(p) and not posixpath.basename(p).startswith((".", "_"))), key=natural)
     kinds = sorted({str(kind_of(p)) for p in found})
     if len(kinds) > 1:
         raise DataError(
@@ -83,7 +88,7 @@ def _folder(system: Any, path: str, word: str, reading: Reading) -> list[Shard]:
         )
     if found:
         return [_file(system, p, _as_given(system, path, word, p), kinds[0], reading) for p in found]
-    images = sum(1 for p in files if posixpath.splitext(p)[1].lower() in SUFFIXES)
+    images = sum(map(is_image, files))
     if not images:
         raise DataError(f"{word}: the folder holds neither shards ({', '.join(KINDS)}) nor images")
     url = path if is_local(system) else system.unstrip_protocol(path)
