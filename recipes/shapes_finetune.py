@@ -9,9 +9,9 @@ Stages, each kept in --work; a run that is stopped goes on where it was:
                picture." and after "bad picture."; simulated people rank them: `rankings.jsonl`
     scorer     a small CLIP learns from these rankings (each group also ranked for captions that say something else):
                the reward, as it is in life: learned from people, right more often than not
-    runs       draft and refl climb that reward, hard or gently with a regulariser; dpo learns from the people's rankings,
-               and once from the order that `lite`, which reads no prompt, gives the same pictures. All keep the step
-               that is best by the truth on validation captions; that of the last step is measured, too
+    runs       draft and refl climb that reward, hard or gently with a regulariser; dpo learns from the people's
+               rankings, and once from the order that `lite`, which reads no prompt, gives the same pictures. All keep
+               the step that is best by the truth on validation captions; that of the last step is measured, too
     measure    captions that neither training nor validation has: the truth and the reward before and after, with
                paired intervals: `result.json`, `result.md`
 """
