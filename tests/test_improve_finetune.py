@@ -321,7 +321,7 @@ def test_a_killed_run_ends_as_one_that_was_not(tiny: Path, tmp_path: Path) -> No
     with pytest.raises(Exception, match="another configuration: learning_rate 0.01 -> 0.5"):
         run(tiny, killed, **options, learning_rate=0.5)
     with pytest.raises(Exception, match="another configuration: scorer red -> blue"):
-        run(tiny, killed, **options, scorer=replace(Red(), identity="blue"))
+        run(tiny, killed, **options, scorer=Red(identity="blue"))
 
 
 @pytest.mark.parametrize(
@@ -388,6 +388,7 @@ def test_no_memory_is_one_line_that_says_what_to_lower(tiny: Path, tmp_path: Pat
     ("given", "message"),
     [
         ({"scorer": "lite"}, r"lite is not differentiable.*--algorithm dpo"),
+        ({"check": Red()}, "the check scorer is the reward itself \\(red\\)"),
         ({"precision": "fp16"}, "fp16 is for GPUs"),
         ({"lora_layers": "nothing"}, "lora_layers: .*nothing"),
         ({"options": "steps=2,dtype=float16"}, "leave dtype out"),
