@@ -5,7 +5,8 @@ DDPO (arXiv 2305.13301) in small: policy gradients on the steps of DDIM, driven 
 this package's scorers (`humanpref.improve.reward.RewardFunction`), so `lite`, which is not differentiable, will do; the
 loop does not know. On the diffusion model of the shapes world, on a CPU; needs `pip install -e ".[generate]"`.
 
-Each step samples --images images with DDIM's noise (eta 1), standardises their rewards, and takes --epochs passes over
+Each step samples --images images with DDIM's noise (eta 1), eight of each prompt, standardises their rewards within
+the prompt, and takes --epochs passes over
 random denoising steps with PPO's clipped ratio, as ddpo-pytorch does. Prints the mean reward of each step, and at the
 end the reward of held-out captions before and after, with a paired interval.
 """
@@ -30,6 +31,9 @@ from humanpref.improve.reward import RewardFunction
 from humanpref.prompts.records import Prompt
 from humanpref.scorers import load_scorer
 from humanpref.shapes.grammar import captions
+
+GROUP = 8
+"""Images of one prompt at a time, whose rewards are compared with each other."""
 
 Reward = Callable[[Tensor, Sequence[str], Sequence[dict]], tuple[Any, dict]]
 
@@ -93,12 +97,14 @@ def train(
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate)
     chance, rng, curve = torch.Generator().manual_seed(options.seed), np.random.default_rng(options.seed), []
     for step in range(options.steps):
-        texts = [prompts[i] for i in rng.integers(len(prompts), size=options.images)]
+        several = rng.integers(len(prompts), size=options.images // GROUP)
+        texts = [prompts[i] for i in several for _ in range(GROUP)]
         policy = Policy(backend, texts, options.guidance)
-        images, states, old = sample(backend, policy, options.images, chance)
+        images, states, old = sample(backend, policy, len(texts), chance)
         rewards, _ = reward(images, texts, [{}] * len(texts))
         rewards = torch.as_tensor(rewards)
-        advantage = ((rewards - rewards.mean()) / (rewards.std() + 1e-6)).clamp(-5, 5)
+        groups = rewards.view(-1, GROUP)  # the prompt's own part of the reward says nothing about the policy
+        advantage = ((groups - groups.mean(1, keepdim=True)) / (groups.std() + 1e-6)).flatten().clamp(-5, 5)
         times = backend.pipeline.scheduler.timesteps.tolist()
         for place in rng.permutation(len(times) - 1)[: options.epochs]:  # the last step draws nothing
             z, following = states[place], states[place + 1]

@@ -9,9 +9,9 @@ Stages, each kept in --work; a run that is stopped goes on where it was:
                picture." and after "bad picture."; simulated people rank them: `rankings.jsonl`
     scorer     a small CLIP learns from these rankings (each group also ranked for captions that say something else):
                the reward, as it is in life: learned from people, right more often than not
-    runs       draft and refl climb that reward, with and without a regulariser; dpo learns from the people's rankings,
-               and once from the order that `lite`, which reads no prompt, gives the same pictures. All keep the step
-               that is best by the truth on validation captions; that of the last step is measured, too
+    runs       draft and refl climb that reward, hard or gently with a regulariser; dpo learns from the people's
+               rankings, and once from the order that `lite`, which reads no prompt, gives the same pictures. All keep
+               the step that is best by the truth on validation captions; that of the last step is measured, too
     measure    captions that neither training nor validation has: the truth and the reward before and after, with
                paired intervals: `result.json`, `result.md`
 """
@@ -64,10 +64,11 @@ PEOPLE, OTHERS, TEST = 10, 6, 60
 BACKEND = "diffusers:shapes,steps=10,batch_size=16"
 REWARDED = {"batch": 8, "steps": 60, "learning_rate": 1e-3, "validate_every": 20}
 PAIRED = {"algorithm": "dpo", "batch": 16, "steps": 80, "learning_rate": 5e-4, "validate_every": 20}
+GENTLY = {"kl": 300.0, **REWARDED, "learning_rate": 3e-4, "steps": 30, "validate_every": 10}
 RUNS: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "draft": ("scorer", {"algorithm": "draft", **REWARDED}),
-    "draft-kl": ("scorer", {"algorithm": "draft", "kl": 10.0, **REWARDED}),
-    "refl": ("scorer", {"algorithm": "refl", **REWARDED}),
+    "draft-gently": ("scorer", {"algorithm": "draft", **GENTLY}),
+    "refl-gently": ("scorer", {"algorithm": "refl", **GENTLY}),
     "dpo": ("people", PAIRED),
     "dpo-lite": ("lite", PAIRED),
 }

@@ -31,10 +31,11 @@ class Red:
     delay: float = 0.0
     calls: int = 0
     logit_scale: float | None = 1.0
-    identity: str = "red"
+    identity: str = ""
     spec: ScorerSpec = field(init=False)
 
     def __post_init__(self) -> None:
+        self.identity = self.identity or self.name
         self.spec = ScorerSpec(self.name, "redness", "none", reads_prompt=False)
 
     def score(self, images: Any, prompts: object) -> Tensor:

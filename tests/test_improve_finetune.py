@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from humanpref import DataError, ImageRef, Ranking, UnknownNameError, load_scorer
+from humanpref.cli_improve_finetune import _as_json, _as_table
 from humanpref.generate import make_backend
 from humanpref.generate.contract import Request
 from humanpref.improve import apply_methods, make_methods
@@ -248,6 +249,10 @@ def test_the_reward_rises_and_the_lora_draws_the_same_elsewhere(tiny: Path, tmp_
     images = draw(apply_methods(method, base), held, 0)
     best = next(one for one in report.validations if one.step == report.state.best_step)
     np.testing.assert_allclose(Red().score(images, "").tolist(), best.reward, atol=1e-3)
+    shown = json.loads(_as_json(report))
+    assert shown["reward"]["after"] == report.reward.after
+    assert shown["config"]["algorithm"] == algorithm
+    assert f"{report.reward.after:.4g}" in _as_table(report)
     card = (tmp_path / "run" / "README.md").read_text()
     assert f"{report.reward.after:.4g}" in card
     for name in ("curves.svg", "log.csv", "lora-last.safetensors", "samples/step-000000.png"):
@@ -259,6 +264,15 @@ def test_the_reward_rises_and_the_lora_draws_the_same_elsewhere(tiny: Path, tmp_
     )
     assert (half.config.lora_scale, negative.config.negative_prompt) == (0.5, "grey")
     assert half.settings != negative.settings != base.settings
+
+
+def test_frozen_weights_in_bf16_with_a_lora_in_fp32(tiny: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    report = run(tiny, tmp_path / "run", precision="bf16", steps=1, kl=1.0)
+    (row,) = [row for row in read_log(tmp_path / "run" / "log.jsonl") if "loss" in row]
+    assert row["gradient"] > 0
+    assert {tensor.dtype for tensor in load_file(report.lora_last).values()} == {torch.float32}
 
 
 def test_dpo_learns_the_order_of_pairs(tiny: Path, tmp_path: Path, rankings: list[Ranking]) -> None:
@@ -307,7 +321,7 @@ def test_a_killed_run_ends_as_one_that_was_not(tiny: Path, tmp_path: Path) -> No
     with pytest.raises(Exception, match="another configuration: learning_rate 0.01 -> 0.5"):
         run(tiny, killed, **options, learning_rate=0.5)
     with pytest.raises(Exception, match="another configuration: scorer red -> blue"):
-        run(tiny, killed, **options, scorer=replace(Red(), identity="blue"))
+        run(tiny, killed, **options, scorer=Red(identity="blue"))
 
 
 @pytest.mark.parametrize(
@@ -374,6 +388,7 @@ def test_no_memory_is_one_line_that_says_what_to_lower(tiny: Path, tmp_path: Pat
     ("given", "message"),
     [
         ({"scorer": "lite"}, r"lite is not differentiable.*--algorithm dpo"),
+        ({"check": Red()}, "the check scorer is the reward itself \\(red\\)"),
         ({"precision": "fp16"}, "fp16 is for GPUs"),
         ({"lora_layers": "nothing"}, "lora_layers: .*nothing"),
         ({"options": "steps=2,dtype=float16"}, "leave dtype out"),

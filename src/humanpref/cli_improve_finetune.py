@@ -101,8 +101,6 @@ def finetune_command(
     check = None
     if check_model is not None:
         check = load(check_model, check_weights, None, Resize.antialias, PrecisionName.auto, device)
-    else:
-        say("no --check-model: nothing will tell a better picture from one that only fools the reward")
     names = tracker or ["tensorboard"]
     report = finetune(
         data,
@@ -121,6 +119,8 @@ def finetune_command(
         say(f"stopped early after step {report.state.step}: {chosen.patience} validations without a better one")
     if report.overoptimised:
         say(report.overoptimised)
+    if check is None:
+        say("no --check-model: nothing told a better picture from one that only fools the reward")
     if report.state.best_step == 0:
         say("no step was better than the model as it was: the LoRA does nothing")
     say(f"card, curves and pictures: {out / 'README.md'}")

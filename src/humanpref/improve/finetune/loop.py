@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ class Finetuner:
         self._log = Log(self.out / LOG, -1 if self.state.best_step is None else start)
         self.trackers.start(start)
         stopped = bool(config.patience) and self.state.worse >= config.patience
-        with _memory(config, self.backend):
+        with closing(self._log), _memory(config, self.backend):
             if self.state.best_step is None:
                 self._validate(on_validation)
             while self.state.step < config.steps and not stopped:
@@ -113,7 +113,6 @@ class Finetuner:
                     self._save()
                 if on_step is not None:
                     on_step()
-        self._log.close()
         return stopped, start
 
     def _step(self) -> None:

@@ -106,12 +106,14 @@ def finetune(
     """
     place, tell = Path(out).expanduser(), say or (lambda _: None)
     show = track or (lambda _title, _total: nullcontext(lambda: None))
+    if config.algorithm != "dpo":
+        check_differentiable(scorer)
+    if check_scorer is not None and _identity(check_scorer) == _identity(scorer):
+        raise ImproveError(f"the check scorer is the reward itself ({scorer.spec.name}); choose another, or none")
+    backend = _prepared(backend, config)
     found = _read(data, val, images, config)
     for note in found.notes:
         tell(note)
-    if config.algorithm != "dpo":
-        check_differentiable(scorer)
-    backend = _prepared(backend, config)
     folder = TrainFolder(place)
     try:
         facts = {
