@@ -2,7 +2,7 @@
 
 DDPO (arXiv 2305.13301) in small: policy gradients on the steps of DDIM, driven by nothing but a reward function
 `(images, prompts, metadata) -> (scores, info)`, the signature of ddpo-pytorch and flow_grpo. The reward here is one of
-this package's scorers (`humanpref.improve.reward.RewardFunction`), so `lite`, which is not differentiable, will do; the
+this package's scorers (`humanpref.reward.RewardFunction`), so `lite`, which is not differentiable, will do; the
 loop does not know. On the diffusion model of the shapes world, on a CPU; needs `pip install -e ".[generate]"`.
 
 Each step samples --images images with DDIM's noise (eta 1), eight of each prompt, standardises their rewards within
@@ -27,8 +27,8 @@ from humanpref.generate.diffusion import DiffusersBackend
 from humanpref.improve.finetune.adapter import add_lora
 from humanpref.improve.finetune.config import FinetuneConfig
 from humanpref.improve.finetune.validation import draw, gain
-from humanpref.improve.reward import RewardFunction
 from humanpref.prompts.records import Prompt
+from humanpref.reward import RewardFunction
 from humanpref.scorers import load_scorer
 from humanpref.shapes.grammar import captions
 

@@ -14,18 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from humanpref import compare, load_scorer, rank
 from humanpref.cache import ScoreCache
 from humanpref.errors import ImageError, ScoreError, UnknownNameError
 from humanpref.images import RemoteImage
+from humanpref.reward import RewardFunction
 from humanpref.scorers import Scorer
 from humanpref.scorers.cached import CachedScorer
 from humanpref.serve.client import Client, ClientError, UnauthorizedError, UnavailableError
 from humanpref.serve.config import ServeConfig
 from humanpref.serve.keys import ApiKeys
-from humanpref.serve.remote_reward import RemoteReward, as_pictures
 from tests.serving import Served, files_of, serving
 from tests.test_serve import SlowScorer, slow
 from tests.toys import picture
@@ -244,37 +243,15 @@ def test_a_real_server_that_is_full_is_waited_for() -> None:
 # ---- the reward
 
 
-def test_the_reward_has_the_trainers_signature(lite: Served) -> None:
+def test_a_served_model_is_a_reward(lite: Served) -> None:
     pixels = torch.rand(5, 3, 32, 40, generator=torch.manual_seed(1))
-    arrays = (pixels * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
     prompts = [f"prompt {i}" for i in range(5)]
     with Client(lite.url) as client:
-        reward = RemoteReward(client)
-        scores, info = reward(pixels, prompts, [{}] * 5)
-        assert isinstance(scores, np.ndarray)
-        assert (scores.shape, scores.dtype) == ((5,), np.float32)
-        assert info == {"truncated": [False] * 5}
-        np.testing.assert_array_equal(reward(arrays, prompts, {})[0], scores)
-        np.testing.assert_array_equal(reward(list(map(Image.fromarray, arrays)), tuple(prompts))[0], scores)
-        np.testing.assert_allclose(
-            load_scorer("lite").score(list(map(Image.fromarray, arrays)), prompts), scores, atol=1e-6
-        )
-        np.testing.assert_array_equal(reward(pixels.to(torch.bfloat16).float(), prompts, None)[0].shape, (5,))
-        assert reward(pixels[:0], [], None)[0].shape == (0,)
+        scores, info = RewardFunction(client)(pixels, prompts, [{}] * 5)
+        assert (scores.shape, scores.dtype, info.keys()) == ((5,), np.float32, {"lite"})
+        np.testing.assert_allclose(RewardFunction(load_scorer("lite"))(pixels, prompts)[0], scores, atol=1e-6)
         with pytest.raises(ScoreError, match="5 images but 4 prompts"):
-            reward(pixels, prompts[:4], {})
-
-
-@pytest.mark.parametrize(
-    "images",
-    [
-        np.zeros((2, 3, 8, 8), np.uint8), np.zeros((2, 8, 8, 3), np.float32), torch.zeros(2, 8, 8, 3), torch.zeros(3, 8, 8),
-        torch.zeros(2, 3, 8, 8, dtype=torch.uint8), ["a.png"],
-    ],
-)  # fmt: skip
-def test_other_shapes_are_refused(images: Any) -> None:
-    with pytest.raises(ScoreError, match="must be"):
-        as_pictures(images)
+            RewardFunction(client)(pixels, prompts[:4], {})
 
 
 def test_a_service_with_small_limits_is_fed_in_small_requests() -> None:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from humanpref import ScoreError, UnknownNameError, load_scorer
-from humanpref.improve.reward import RewardFunction
+from humanpref.reward import RewardFunction
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "recipes"))
