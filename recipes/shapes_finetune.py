@@ -67,6 +67,7 @@ PAIRED = {"algorithm": "dpo", "batch": 16, "steps": 80, "learning_rate": 5e-4, "
 GENTLY = {"kl": 300.0, **REWARDED, "learning_rate": 3e-4, "steps": 30, "validate_every": 10}
 RUNS: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "draft": ("scorer", {"algorithm": "draft", **REWARDED}),
+    "draft-kl": ("scorer", {"algorithm": "draft", **REWARDED, "kl": 100.0, "steps": 30, "validate_every": 10}),
     "draft-gently": ("scorer", {"algorithm": "draft", **GENTLY}),
     "refl-gently": ("scorer", {"algorithm": "refl", **GENTLY}),
     "dpo": ("people", PAIRED),
