@@ -136,7 +136,7 @@ def run(options: argparse.Namespace) -> Any:
     before = score()
     train(backend, reward, texts[:200], options)
     found = gain(before, score())
-    print(f"{len(held)} held-out captions: {found.before:.4f} -> {found.after:.4f}, 95 % interval {found.interval}")
+    print(f"{len(held)} held-out captions: {found.baseline:.4f} -> {found.mean:.4f}, 95 % interval {found.ci}")
     return found
 
 

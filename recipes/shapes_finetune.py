@@ -21,13 +21,12 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from rich.progress import track
 from train_shapes_preference import ARCH
 
@@ -41,8 +40,8 @@ from humanpref.improve.finetune.run import finetune
 from humanpref.improve.finetune.validation import draw, gain
 from humanpref.prompts.records import Prompt
 from humanpref.records import Group, ImageRef, Ranking
-from humanpref.scorers import Scorer, ScorerSpec, load_scorer
-from humanpref.shapes.annotators import TEMPERATURE, Annotator, best_accuracy, expected_accuracy, simulate_rankings
+from humanpref.scorers import Scorer, load_scorer
+from humanpref.shapes.annotators import Annotator, best_accuracy, expected_accuracy, simulate_rankings
 from humanpref.shapes.grammar import (
     BACKGROUNDS,
     COLOURS,
@@ -53,7 +52,7 @@ from humanpref.shapes.grammar import (
     captions,
     parse,
 )
-from humanpref.shapes.quality import qualities, quality
+from humanpref.shapes.quality import qualities
 from humanpref.terminal import progress
 from humanpref.training.config import TrainConfig
 from humanpref.training.run import train
@@ -74,32 +73,6 @@ RUNS: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "dpo-lite": ("lite", PAIRED),
 }
 """What each run learns from, and how."""
-
-
-TRUTH = ScorerSpec("truth", "the known quality of the shapes world", "none", reads_prompt=True)
-
-
-@dataclass(frozen=True)
-class Truth:
-    """The known quality as a scorer; it lets no gradients through."""
-
-    spec: ScorerSpec = TRUTH
-    logit_scale: float | None = 1 / TEMPERATURE
-    identity: str = "truth"
-
-    def score(self, images: Sequence[Image.Image], prompts: str | Sequence[str]) -> torch.Tensor:
-        """`Quality.total` of each picture, (n,), in [0, 1]."""
-        return torch.tensor(list(self.score_each(images, prompts)))
-
-    def score_each(self, images: Sequence[Image.Image], prompts: str | Sequence[str]) -> Iterator[float]:
-        """The same, one by one."""
-        texts = [prompts] * len(images) if isinstance(prompts, str) else prompts
-        for image, text in zip(images, texts, strict=True):
-            yield quality(image, text).total
-
-    def truncated(self, prompt: str) -> bool:  # noqa: ARG002
-        """Never: all of the prompt is read."""
-        return False
 
 
 def backend(**options: object) -> DiffusersBackend:
@@ -227,7 +200,7 @@ def run(options: argparse.Namespace) -> dict:
     trained = {one.captions[0] for one in found}
     held = [Prompt(t, t) for t in captions(TEST + 60, options.seed + 1) if t not in trained]
     val, test = held[:32], held[32 : 32 + TEST]
-    judges = (Truth(), scorer, lite)
+    judges = (load_scorer("shapes-truth"), scorer, lite)
     before = measure(None, test, judges)
     result: dict = {"accuracy": accuracy, "test captions": len(test), "runs": {}}
     data = {
@@ -245,7 +218,7 @@ def run(options: argparse.Namespace) -> dict:
             FinetuneConfig(**given, seed=options.seed),  # type: ignore[arg-type]
             backend=backend(),
             scorer=lite if source == "lite" else scorer,
-            check_scorer=Truth(),
+            check_scorer=load_scorer("shapes-truth"),
             val=val,
             trackers=(),
             track=progress,
@@ -264,15 +237,15 @@ def run(options: argparse.Namespace) -> dict:
 
 def table(result: dict, scorer: str) -> str:
     """The result as a Markdown table: gains on test captions, with paired 95 % intervals."""
-    names = ("truth", scorer, "lite")
+    names = ("shapes-truth", scorer, "lite")
     text = f"| run | step | {' | '.join(names)} |\n|---|---|{'---|' * len(names)}\n"
     for name, row in result["runs"].items():
         for which, step in (("best", row["best step"]), ("last", row["steps"])):
             cells = []
             for key in names:
                 found = row[which][key]
-                low, high = found["interval"]
-                cells.append(f"{found['before']:.3f} to {found['after']:.3f} [{low:+.3f}, {high:+.3f}]")
+                low, high = found["ci"]
+                cells.append(f"{found['baseline']:.3f} to {found['mean']:.3f} [{low:+.3f}, {high:+.3f}]")
             text += f"| {name} | {which}, {step} | {' | '.join(cells)} |\n"
     return text
 

@@ -240,7 +240,7 @@ def test_dpo_begins_at_log_2_and_its_gradient_prefers_the_first(tiny: Path, rank
 @pytest.mark.parametrize("algorithm", ["draft", "refl"])
 def test_the_reward_rises_and_the_lora_draws_the_same_elsewhere(tiny: Path, tmp_path: Path, algorithm: str) -> None:
     report = run(tiny, tmp_path / "run", algorithm=algorithm, steps=8, validate_every=4, checkpointing=True)
-    assert report.reward.after > report.reward.before
+    assert report.reward.gain > 0
     assert report.state.best_step > 0
     assert report.prompts + len(report.held_out) == len(PROMPTS)
     base = make_backend(f"diffusers:{tiny},steps=2,{DDIM},guidance=2", {"device": "cpu"})
@@ -250,11 +250,11 @@ def test_the_reward_rises_and_the_lora_draws_the_same_elsewhere(tiny: Path, tmp_
     best = next(one for one in report.validations if one.step == report.state.best_step)
     np.testing.assert_allclose(Red().score(images, "").tolist(), best.reward, atol=1e-3)
     shown = json.loads(_as_json(report))
-    assert shown["reward"]["after"] == report.reward.after
+    assert shown["reward"]["mean"] == report.reward.mean
     assert shown["config"]["algorithm"] == algorithm
-    assert f"{report.reward.after:.4g}" in _as_table(report)
+    assert f"{report.reward.mean:.4g}" in _as_table(report)
     card = (tmp_path / "run" / "README.md").read_text()
-    assert f"{report.reward.after:.4g}" in card
+    assert f"{report.reward.mean:.4g}" in card
     for name in ("curves.svg", "log.csv", "lora-last.safetensors", "samples/step-000000.png"):
         assert (tmp_path / "run" / name).stat().st_size > 100
     with pytest.raises(ImproveError, match="has a LoRA already"):
@@ -314,7 +314,7 @@ def test_a_killed_run_ends_as_one_that_was_not(tiny: Path, tmp_path: Path) -> No
     one, other = curve(killed), curve(tmp_path / "whole")
     assert [step for step, _ in one] == [step for step, _ in other]
     np.testing.assert_allclose([v for _, v in one], [v for _, v in other], atol=1e-5)
-    assert again.reward.after == pytest.approx(whole.reward.after, abs=1e-5)
+    assert again.reward.mean == pytest.approx(whole.reward.mean, abs=1e-5)
     done = run(tiny, killed, **options)
     assert done.resumed_from == 6
     assert curve(killed) == one
@@ -366,8 +366,8 @@ def test_overoptimisation_is_told_from_chance() -> None:
     assert "no more than chance" in str(overoptimised(two([0.0, 1.9] * 4), "a", "b"))
     assert overoptimised(two([1.1] * 8), "a", "b") is None
     found = gain([0.0] * 8, [0.1, 0.3] * 4)
-    assert found.after - found.before == pytest.approx(0.2)
-    low, high = found.interval or (0, 0)
+    assert found.gain == pytest.approx(0.2)
+    low, high = found.ci or (0, 0)
     assert 0.1 <= low < 0.2 < high <= 0.3
 
 

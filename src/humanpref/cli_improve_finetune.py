@@ -169,5 +169,5 @@ def _as_table(report: FinetuneReport) -> str:
     table = make_table(None, ">scorer", "before", "after", ">gain, 95 % interval")
     for name, found in ((report.scorer, report.reward), (report.check_scorer, report.check)):
         if name is not None and found is not None:
-            add_row(table, name, f"{found.before:.4g}", f"{found.after:.4g}", show(found))
+            add_row(table, name, f"{found.baseline:.4g}", f"{found.mean:.4g}", show(found))
     return f"{render(table)}\n{report.lora} (step {report.state.best_step})"

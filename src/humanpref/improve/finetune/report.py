@@ -13,7 +13,7 @@ from humanpref.training.checkpoints import LOG, read_log
 
 if TYPE_CHECKING:
     from humanpref.improve.finetune.run import FinetuneReport
-    from humanpref.improve.finetune.validation import Gain
+    from humanpref.improve.gains import Gain
 
 CARD, CURVES, TABLE = "README.md", "curves.svg", "log.csv"
 SOURCES = {
@@ -80,14 +80,14 @@ def facts(report: FinetuneReport) -> list[tuple[str, str]]:
 
 def show(found: Gain) -> str:
     """A gain with its interval: "+0.031 [+0.012, +0.050]"."""
-    text = f"{found.after - found.before:+.4g}"
-    if found.interval is None:
+    text = f"{found.gain:+.4g}"
+    if found.ci is None:
         return f"{text} (too few prompts for an interval)"
-    return f"{text} [{found.interval[0]:+.4g}, {found.interval[1]:+.4g}]"
+    return f"{text} [{found.ci[0]:+.4g}, {found.ci[1]:+.4g}]"
 
 
 def _row(name: str, found: Gain) -> str:
-    return f"| {name} | {found.before:.4g} | {found.after:.4g} | {show(found)} |\n"
+    return f"| {name} | {found.baseline:.4g} | {found.mean:.4g} | {show(found)} |\n"
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:

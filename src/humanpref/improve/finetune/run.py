@@ -22,7 +22,8 @@ from humanpref.improve.finetune.config import FinetuneConfig
 from humanpref.improve.finetune.loop import LAST, LORA, Finetuner, FinetuneState, Judges, validations
 from humanpref.improve.finetune.objectives import Objective, Pairs, Reward, check_differentiable
 from humanpref.improve.finetune.sampling import check_pipeline
-from humanpref.improve.finetune.validation import Gain, Validation, gain
+from humanpref.improve.finetune.validation import Validation, gain
+from humanpref.improve.gains import Gain
 from humanpref.improve.methods import ImproveError
 from humanpref.prompts.records import Prompt
 from humanpref.records import Pair, Ranking
@@ -179,12 +180,12 @@ def overoptimised(history: Sequence[Validation], scorer: str, check: str) -> str
         return None
     best, last = max(history, key=lambda one: (one.decides, -one.step)), history[-1]
     reward, fell = gain(best.reward, last.reward), gain(best.check, last.check)
-    if last.step == best.step or reward.after <= reward.before or fell.after >= fell.before:
+    if last.step == best.step or reward.gain <= 0 or fell.gain >= 0:
         return None
-    sure = fell.interval is not None and fell.interval[1] < 0
+    sure = fell.harms
     return (
-        f"from step {best.step} to {last.step} {scorer} rose from {reward.before:.4g} to {reward.after:.4g} while "
-        f"{check} fell from {fell.before:.4g} to {fell.after:.4g}"
+        f"from step {best.step} to {last.step} {scorer} rose from {reward.baseline:.4g} to {reward.mean:.4g} while "
+        f"{check} fell from {fell.baseline:.4g} to {fell.mean:.4g}"
         + (": the reward is overoptimised" if sure else ", by no more than chance would")
     )
 

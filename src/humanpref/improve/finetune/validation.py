@@ -15,9 +15,9 @@ from humanpref.errors import ScoreError
 from humanpref.files import whole
 from humanpref.generate.contract import Request, seed_of
 from humanpref.generate.diffusion import DiffusersBackend
+from humanpref.improve.gains import Gain, paired_gain
 from humanpref.improve.methods import ImproveError
 from humanpref.prompts.records import Prompt
-from humanpref.resampling import bootstrap, interval
 from humanpref.scorers import Scorer
 
 CELL, TEXT = 192, 44
@@ -38,21 +38,11 @@ class Validation:
         return float(np.mean(self.check or self.reward))
 
 
-@dataclass(frozen=True)
-class Gain:
-    """A mean difference over prompts, with its paired 95 % bootstrap interval (None: too few prompts)."""
-
-    before: float
-    after: float
-    interval: tuple[float, float] | None
-
-
-def gain(before: Sequence[float], after: Sequence[float]) -> Gain:
-    """Compare the scores of the same prompts before and after, in pairs."""
-    difference = np.asarray(after) - np.asarray(before)
-    sums = np.stack([difference, np.ones_like(difference)], axis=-1)[:, None]
-    estimates = bootstrap(sums)[:, 0]
-    return Gain(float(np.mean(before)), float(np.mean(after)), interval(estimates, len(difference)))
+def gain(before: Sequence[float], after: Sequence[float], scorer: str = "") -> Gain:
+    """Compare the scores of the same prompts, one image each, before and after, in pairs."""
+    found = paired_gain("finetune", scorer, np.asarray(before), np.asarray(after), [str(i) for i in range(len(before))])
+    assert found is not None
+    return found
 
 
 def draw(backend: DiffusersBackend, prompts: Sequence[Prompt], seed: int) -> list[Image.Image]:
