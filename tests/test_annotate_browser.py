@@ -150,6 +150,7 @@ def test_by_clicking(browser: Any, served: Served) -> None:
     desk.fine()
 
 
+@pytest.mark.slow
 def test_by_dragging_with_the_mouse(browser: Any, served: Served) -> None:
     desk = Desk(browser, served).start()
     page = desk.page
@@ -174,6 +175,7 @@ def test_by_dragging_with_the_mouse(browser: Any, served: Served) -> None:
     desk.fine()
 
 
+@pytest.mark.slow
 def test_by_touch_on_a_phone(browser: Any, served: Served) -> None:
     desk = Desk(browser, served, **PHONE).start()
     page = desk.page
@@ -455,6 +457,7 @@ def test_two_people_at_once(browser: Any, tmp_path: Path) -> None:
             desk.fine()
 
 
+@pytest.mark.slow
 def test_the_second_tab_moves_on(browser: Any, served: Served) -> None:
     desk = Desk(browser, served).start()
     first, second = desk.page, desk.open(served.url)

@@ -39,6 +39,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_from_images_to_a_data_set(images: Path, tmp_path: Path) -> None:
     db = tmp_path / "project.db"
     made = run("init", "--images", images, "--db", db, "--rankings-per-group", 3, "--minimum-seconds", 0)

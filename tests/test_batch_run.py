@@ -455,6 +455,7 @@ def test_a_full_disk(undisturbed: tuple[Path, list[dict[str, Any]]], tmp_path: P
     assert scores(out) == expected
 
 
+@pytest.mark.slow
 def test_the_command(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     data = mixed(tmp_path)

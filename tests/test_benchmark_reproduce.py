@@ -43,6 +43,7 @@ def hub(tmp_path: Path):
         yield handler, env
 
 
+@pytest.mark.slow
 def test_both_resizes_beside_the_published_row(hub, tmp_path: Path, tiny_checkpoint: Path, load_tiny) -> None:
     handler, env = hub
     words = ["benchmark", "reproduce", "Stable Diffusion v2.0", "--weights", tiny_checkpoint, "--arch", TINY_ARCH]
@@ -81,6 +82,7 @@ def test_both_resizes_beside_the_published_row(hub, tmp_path: Path, tiny_checkpo
         reproduction("hps-v2.1", published, [results[0], results[0]])
 
 
+@pytest.mark.slow
 def test_an_incomplete_archive_and_an_unknown_model(hub, tmp_path: Path, tiny_checkpoint: Path) -> None:
     handler, env = hub
     handler.files["benchmark/benchmark_imgs/sdv2.tar.gz"] = tar(

@@ -184,6 +184,7 @@ def test_the_official_prompts_are_fetched_once(tmp_path: Path) -> None:
     assert not [path for path in handler.asked if "tar.gz" in path]
 
 
+@pytest.mark.slow
 def test_prompts_that_changed_since_the_images_were_generated(tmp_path: Path) -> None:
     from humanpref.shapes.grammar import captions
 

@@ -64,6 +64,7 @@ def site(tmp_path_factory: pytest.TempPathFactory):
     return folder, report
 
 
+@pytest.mark.slow
 def test_every_page_asks_for_nothing_but_its_own_files(site) -> None:
     folder, report = site
     root = (folder / "site").as_uri()

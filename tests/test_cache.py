@@ -251,6 +251,7 @@ def many(folder: Path, n: int) -> list[Path]:
     return paths
 
 
+@pytest.mark.slow
 def test_processes_at_once_leave_one_right_cache(tmp_path: Path, score_cache: Path) -> None:
     images = many(tmp_path, 300)
     workers = [python(WORKER, tmp_path, 0.001, tmp_path / f"ready{i}", (1, 1, -1)[i]) for i in range(3)]
@@ -283,6 +284,7 @@ for i in range(50):
         assert worker.communicate(timeout=60)[1] == ""
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, score_cache: Path) -> None:
     images = many(tmp_path, 60)
     (tmp_path / "go").touch()
@@ -414,6 +416,7 @@ print(cache.trouble)
 
 
 @pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.slow
 def test_a_read_only_place_does_not_stop_scoring(exists: bool) -> None:
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
     try:

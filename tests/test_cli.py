@@ -137,6 +137,7 @@ def test_models_and_usage(images: list[Path]) -> None:
     assert run("--version").stdout.strip() == __import__("humanpref").__version__
 
 
+@pytest.mark.slow
 def test_demo_makes_its_own_images_and_a_picture_of_the_ranking(tmp_path: Path) -> None:
     done = run("demo", "--out", tmp_path / "demo", "--format", "json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

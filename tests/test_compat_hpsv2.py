@@ -259,6 +259,7 @@ def hub(tmp_path: Path) -> Iterator[tuple[type[FakeDatasetHub], dict[str, str]]]
         yield handler, env
 
 
+@pytest.mark.slow
 def test_the_official_readme_from_the_hub(hub, tmp_path: Path, tiny_checkpoint: Path) -> None:
     handler, env = hub
     env = {

@@ -50,6 +50,7 @@ def imagereward(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_json_of_two_runs_is_the_same_with_and_without_the_cache(gallery: Path) -> None:
     words = ["evaluate", gallery, "--model", "lite", "--format", "json"]
     first, second, without = (run(*words, *extra) for extra in ([], [], ["--no-cache"]))
@@ -122,6 +123,7 @@ def test_reports_are_written_in_every_form(gallery: Path, tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.slow
 def test_generators_are_ranked(by_generators: Path) -> None:
     done = run("evaluate", by_generators, "--model", "lite", "--level", "model", "--format", "json")
     assert done.returncode == 0, done.stderr

@@ -107,6 +107,7 @@ def test_key_comes_from_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -
     assert "sk-secret" not in repr(make_backend("openai:gpt-image-1"))
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("a cat\na dog\na cat\n")
     for model in ("m1", "m2"):

@@ -80,6 +80,7 @@ def test_file_names_lead_nowhere(name: str) -> None:
     assert file_name("stable-diffusion_v1.4") == "stable-diffusion_v1.4"
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     whole, out, moments = tmp_path / "whole", tmp_path / "out", random.Random(5)
     generate(prompts(30), [ToyBackend("a"), ToyBackend("b")], whole, images_per_prompt=2)

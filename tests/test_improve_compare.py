@@ -208,6 +208,7 @@ def prompt_file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on(prompt_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     began = subprocess.Popen(

@@ -102,6 +102,7 @@ def test_pools_that_are_none(folder: Path, tmp_path: Path) -> None:
     assert read_pool(tmp_path / "two", source="b", prompts=["p1"]).prompts[0].id == "p1"
 
 
+@pytest.mark.slow
 def test_the_command_draws_or_takes_what_is_there(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "captions.txt"
     file.write_text("\n".join(prompt.text for prompt in CAPTIONS[:2]) + "\n")

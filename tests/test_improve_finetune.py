@@ -289,6 +289,7 @@ def test_dpo_learns_the_order_of_pairs(tiny: Path, tmp_path: Path, rankings: lis
     assert any("1 pairs were left out since an image is not on disk" in line for line in said)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_one_that_was_not(tiny: Path, tmp_path: Path) -> None:
     options = {"steps": 6, "accumulate": 1}
     whole = run(tiny, tmp_path / "whole", **options)
@@ -432,6 +433,7 @@ def test_a_file_of_options_and_the_command(tiny: Path, tmp_path: Path) -> None:
         assert message in str(found.exception)
 
 
+@pytest.mark.slow
 def test_a_flow_matching_transformer_takes_all_three(tmp_path: Path, rankings: list[Ranking]) -> None:
     model = write_flow_pipeline(tmp_path / "sd3")
     for algorithm, data in (("draft", PROMPTS), ("refl", PROMPTS), ("dpo", rankings)):

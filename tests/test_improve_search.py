@@ -195,6 +195,7 @@ def test_going_on_makes_nothing_twice_and_another_search_is_refused(tmp_path: Pa
         search(tmp_path / "s")
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_to_the_same_end(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.improving", str(tmp_path / "killed"), "60"]
     with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE) as process:
@@ -324,6 +325,7 @@ def test_the_command_given_what_is_bad(tmp_path: Path, monkeypatch, capsys, more
 
 
 def test_the_templates_are_listed(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     assert run(monkeypatch, "templates", "--format", "json") == 0
     listed = json.loads(capsys.readouterr().out)
     assert {"weird-negative", "quality", "shapes-good"} <= {one["name"] for one in listed}

@@ -53,6 +53,7 @@ def as_tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
 
 
+@pytest.mark.slow
 def test_features_are_those_of_torch_fidelity(
     weights: Path, features: Features, pictures: list[Image.Image], tmp_path: Path
 ) -> None:

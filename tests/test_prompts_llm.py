@@ -135,6 +135,7 @@ def test_answers_that_cannot_be_believed_are_for_review(answer: str, finish: str
     assert done.text == {"review": prompt, "empty": ""}.get(status, done.text)
 
 
+@pytest.mark.slow
 def test_killed_midway_and_run_again_pays_for_nothing_twice(tmp_path: Path) -> None:
     prompts = [f"a dog number{n} in a garden, 8 k, by wlop and artgerm" for n in range(60)]
     (tmp_path / "p.txt").write_text("\n".join(prompts) + "\n")

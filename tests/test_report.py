@@ -84,6 +84,7 @@ def flat(text: str) -> str:
     return " ".join(text.split())
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_numbers(built, page: Path, browser: Any) -> None:
     reports, generators = built
     opened = Opened(browser, page)

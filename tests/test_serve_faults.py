@@ -346,6 +346,7 @@ def test_ten_thousand_small_requests_are_all_answered_and_memory_stays(running: 
     assert gauge(running, "process_open_fds") <= files + 60
 
 
+@pytest.mark.slow
 def test_told_to_stop_in_the_middle_of_many_requests_none_is_lost(running: Process) -> None:
     """All that were taken in are answered, later ones are refused with 503 or not connected, and the status is 0."""
     started = running

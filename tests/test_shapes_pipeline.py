@@ -87,6 +87,7 @@ def test_the_encoder_reads_what_the_decoder_draws(pipeline: Any) -> None:
     assert (back - x).abs().mean() < 0.1  # of a range of 2
 
 
+@pytest.mark.slow
 def test_generate_by_its_short_name(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("\n".join(ASKED[:3]))
     done = command(tmp_path / "prompts.txt", "-b", "diffusers:shapes,steps=4", "--out", tmp_path / "out")

@@ -78,6 +78,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_without_the_base_weights_it_says_what_to_do(tmp_path: Path) -> None:
     data = data_file(tmp_path, groups=2)
     env = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}

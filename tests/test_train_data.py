@@ -48,7 +48,7 @@ def test_the_layers_of_the_recipe_are_those_that_the_official_code_frees() -> No
 
 def test_configurations_go_to_json_and_back_and_refuse_what_they_do_not_know() -> None:
     for preset in PRESETS.values():
-        assert from_json(to_json(preset)) == preset
+        assert from_json(to_json(preset), TrainConfig) == preset
     assert differences(TrainConfig(), TrainConfig(seed=1, workers=9)) == ["seed 0 -> 1"]
     with pytest.raises(UnknownNameError, match="no training option is called 'lr'; choose from: model"):
         with_options(TrainConfig(), {"lr": 1})
