@@ -63,7 +63,7 @@ def test_configurations_go_to_json_and_back_and_refuse_what_they_do_not_know() -
     with pytest.raises(TrainingError, match="learning_rate must not be negative"):
         with_options(TrainConfig(), {"learning_rate": "-1"})
     with pytest.raises(TrainingError, match="not the configuration"):
-        from_json('{"steps": 1, "epochs": 2}')
+        from_json('{"steps": 1, "epochs": 2}', TrainConfig)
 
 
 @given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 3), st.sampled_from([1, 2, 4]), st.integers(0, 5))
