@@ -144,6 +144,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="lite or small-clip alone, or another scorer; default: both of these")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--weights", help="of another scorer")
+    parser.add_argument("--arch", help="of another scorer")
     parser.add_argument("--count", type=int, default=512)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
@@ -152,9 +154,16 @@ def main() -> None:
     args = parser.parse_args()
     from tests.conftest import SHARED, TINY_ARCH
 
+    from humanpref.memory import keep_freed_memory
+
+    keep_freed_memory()  # as the commands and their workers do
+
     tiny = {"weights": SHARED / "parity" / "hps_layout_tiny.pt", "arch": TINY_ARCH, "precision": "fp32"}
     known: dict[str, tuple[str, dict[str, Any]]] = {"lite": ("lite", {}), "small-clip": ("hps-v2.1", tiny)}
-    other = (args.model, {"device": args.device})
+    other = (
+        args.model,
+        {"device": args.device} | {k: v for k, v in (("weights", args.weights), ("arch", args.arch)) if v},
+    )
     chosen = [known.get(args.model, other)] if args.model else list(known.values())
     with tempfile.TemporaryDirectory() as folder:
         for name, options in chosen:

@@ -38,6 +38,7 @@ from humanpref.cli_serve import serve_command
 from humanpref.cli_train import push_command, train_command
 from humanpref.data.sources import DATASETS
 from humanpref.errors import HumanprefError, ScoreError, UnknownNameError
+from humanpref.memory import keep_freed_memory
 from humanpref.scorers import DEFAULT_SCORER, SPECS, get_spec
 from humanpref.terminal import progress as _progress
 from humanpref.terminal import say as _say
@@ -226,6 +227,7 @@ def main() -> None:
     """Run the command line: exit status 0 done, 1 bad input (one line on stderr), 2 usage."""
     from PIL import Image
 
+    keep_freed_memory()
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such images are refused with an error of our own
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

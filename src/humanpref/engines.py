@@ -20,6 +20,7 @@ from math import ceil
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from humanpref.errors import HumanprefError, MissingExtraError
+from humanpref.memory import keep_freed_memory
 
 B = TypeVar("B")
 R = TypeVar("R")
@@ -174,6 +175,7 @@ class _Holder:
     """The actor: holds a worker. Named errors come back as values: their classes survive no pickling of Ray's."""
 
     def __init__(self, make_worker: MakeWorker[Any, Any]) -> None:
+        keep_freed_memory()
         self.make_worker = make_worker
         self.worker: Worker[Any, Any] | None = None
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from humanpref.engines import MAX_LOSSES, EngineError, MakeWorker
 from humanpref.errors import HumanprefError, reason_of
+from humanpref.memory import keep_freed_memory
 
 _END = object()
 
@@ -120,6 +121,7 @@ def _how(exitcode: int | None) -> str:
 def _serve(connection: Connection, environment: dict[str, str]) -> None:
     """What a process does: take the way to make a worker, make it, answer batches until nobody asks any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; ours ends us
+    keep_freed_memory()
     os.environ.update(environment)  # before numpy and torch are imported, which the worker does
     with suppress(EOFError, OSError):  # the other side is gone
         make_worker = connection.recv()
