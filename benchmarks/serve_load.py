@@ -31,6 +31,8 @@ from PIL import Image
 ALONE = """
 import sys, time
 from humanpref import load_scorer
+from humanpref.memory import keep_freed_memory
+keep_freed_memory()  # as the server does
 scorer = load_scorer({model!r}, **{options!r})
 paths = sys.argv[2:]
 list(scorer.score_each(paths, "warm up"))
