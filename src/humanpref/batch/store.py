@@ -7,13 +7,10 @@ renamed; an object store shows an object when all of it has arrived; elsewhere i
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
-import os
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,7 +18,7 @@ from humanpref.batch.parts import read_counts
 from humanpref.batch.places import failing_with_name, filesystem, is_local
 from humanpref.batch.records import BatchError, Counts, Shard
 from humanpref.errors import DataError, reason_of
-from humanpref.files import sync, whole
+from humanpref.files import HeldError, hold, remove_parts, sync, whole
 
 ABOUT, SUCCESS, LOCK = "_batch.json", "_SUCCESS", ".lock"
 """Names that readers of Parquet folders pass over."""
@@ -45,9 +42,10 @@ class ScoreFolder:
             self._check_is_ours()
             self._system.makedirs(self._path, exist_ok=True)
             if self.is_local:
-                self._lock = _take_lock(Path(self._path) / LOCK, out)
-                for part in Path(self._path).glob(".*.part"):
-                    part.unlink()
+                self._lock = hold(Path(self._path) / LOCK)
+                remove_parts(Path(self._path))
+        except HeldError as error:
+            raise BatchError(f"{out}: another run is writing there ({error}); wait for it, or end it") from None
         except OSError as error:
             raise self._trouble(error) from None
 
@@ -203,19 +201,3 @@ def _difference(was: Sequence[str], now: Sequence[str]) -> str:
                 scorer = new.get("scorer", "")
                 return f"{name} of {scorer} was {str(old.get(name))[:40]}, is now {str(new.get(name))[:40]}"
     return f"{len(was)} scorers then, {len(now)} now"
-
-
-def _take_lock(path: Path, out: str) -> IO[bytes]:
-    file = path.open("ab+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read(100).decode(errors="replace").strip()
-        file.close()
-        raise BatchError(f"{out}: another run is writing there ({holder}); wait for it, or end it") from None
-    with suppress(OSError):  # the name is for people; a full disk is no reason to stop here
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}".encode())
-        file.flush()
-    return file
