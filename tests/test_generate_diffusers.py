@@ -43,7 +43,16 @@ def run(tiny: Path, tmp_path: Path) -> Callable[..., dict[str, str]]:
 
     def run(options: str = "", asked: tuple[Prompt, ...] = ASKED, model: Path = tiny, **more: Any) -> dict[str, str]:
         out = tmp_path / f"out{next(count)}"
-        report = generate(asked, [make_backend(f"diffusers:{model},steps=3{options}")], out, **more)
+        report = generate(
+            asked,
+            [
+                make_backend(
+                    f"diffusers:{model}{options}" if "steps=" in options else f"diffusers:{model},steps=3{options}"
+                )
+            ],
+            out,
+            **more,
+        )
         assert report.made == len(asked), rows(out)
         last.clear()
         last.update({row["prompt_id"]: np.asarray(Image.open(out / row["path"]), dtype=int) for row in rows(out)})
@@ -283,3 +292,10 @@ def test_killed_command_goes_on(tiny: Path, tmp_path: Path) -> None:
     assert command(*words[1:], tmp_path / "out").returncode == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert np.asarray(Image.open(next((tmp_path / "out" / "tiny-sd").iterdir()))).std() > 0
+
+
+@pytest.mark.parametrize("guidance", [1, 0])
+def test_a_negative_prompt_that_the_pipeline_would_not_read_is_refused(tmp_path: Path, guidance: int) -> None:
+    backend = make_backend(f"diffusers:shapes,steps=1,guidance={guidance},negative_prompt=ugly")
+    with pytest.raises(GenerateError, match=f"a negative prompt does nothing where guidance_scale is {guidance}"):
+        generate(ASKED[:1], [backend], tmp_path / "out")

@@ -135,3 +135,16 @@ def test_the_command(tmp_path: Path) -> None:
     (tmp_path / "m1" / "00001.jpg").unlink()
     lacking = command(tmp_path / "p.txt", "-b", f"folder:{tmp_path / 'm1'}", "--out", tmp_path / "out2")
     one_line(lacking, "humanpref: 1 images failed and 1 prompts have no image; the reasons are in")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("diffusers:shapes,guidance=nan", "guidance must be a number, got 'nan'"),
+        ("diffusers:shapes,guidance=inf", "guidance must be a number, got 'inf'"),
+        ("diffusers:shapes,steps=5,steps=50", "steps is given twice"),
+    ],
+)
+def test_options_that_are_no_numbers_or_given_twice(spec: str, message: str) -> None:
+    with pytest.raises(UnknownNameError, match=message):
+        make_backend(spec)

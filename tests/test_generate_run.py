@@ -209,6 +209,20 @@ def test_failed_and_refused(tmp_path: Path) -> None:
     assert contents(out)["toy", "f", 0][2] == "done"
 
 
+def test_only_what_is_asked_for_is_tried_again(tmp_path: Path) -> None:
+    out, broken = tmp_path / "out", tmp_path / "broken"
+    broken.touch()
+    asked = (Prompt("fail one", "f1"), Prompt("fail two", "f2"))
+    generate(asked, [ToyBackend(broken=broken), ToyBackend(broken=broken, name="other")], out)
+    broken.unlink()
+    report = generate(asked[:1], [ToyBackend(broken=broken)], out, retry_failed=True)
+    assert report.made == 1
+    left = {(row["model"], row["prompt_id"]): row["status"] for row in rows(out)}
+    assert left == {
+        ("toy", "f1"): "done", ("toy", "f2"): "failed", ("other", "f1"): "failed", ("other", "f2"): "failed",
+    }  # fmt: skip
+
+
 def test_nothing_but_failures_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(GenerateError, match="25 images in a row failed, the last one: broken"):
         generate([Prompt(f"fail {n}", f"f{n}") for n in range(100)], [ToyBackend()], tmp_path / "out")

@@ -462,3 +462,16 @@ def test_the_clean_image_of_a_flow_is_where_it_leads(tmp_path: Path) -> None:
     add_lora(backend.pipeline, FinetuneConfig(lora_rank=2))
     last, early = sample_last(backend, requests(), 1).pixels, sample_early(backend, requests(), 1).pixels
     torch.testing.assert_close(last, early)
+
+
+def test_a_scheduler_that_looks_twice_a_step_is_refused(tiny: Path) -> None:
+    backend = make_backend(f"diffusers:{tiny},steps=2,scheduler=HeunDiscreteScheduler", {"device": "cpu"})
+    with pytest.raises(ImproveError, match="HeunDiscreteScheduler takes more than one look a step"):
+        check_pipeline(backend)
+
+
+def test_the_lora_keeps_the_negative_prompt_that_is_there(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "l.safetensors").write_bytes(b"x")
+    backend = make_backend(f"diffusers:{tiny},negative_prompt=blurry", {"device": "cpu"})
+    made = apply_methods(make_methods(f"lora:{tmp_path / 'l.safetensors'},negative=Weird image."), backend)
+    assert made.settings["negative_prompt"] == "blurry, Weird image."

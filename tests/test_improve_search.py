@@ -324,6 +324,15 @@ def test_the_command_given_what_is_bad(tmp_path: Path, monkeypatch, capsys, more
     assert message in printed.err
 
 
+def test_the_folder_may_be_this_one(tmp_path: Path, monkeypatch, capsys) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "p.txt").write_text("\n".join(captions(3, 777)))
+    given = ("tokens", tmp_path / "p.txt", "-b", "shapes:clean", "--model", "lite", "--out", ".", "--budget", 3)
+    assert run(monkeypatch, *given) == 1
+    assert "too small" in capsys.readouterr().err
+
+
 def test_the_templates_are_listed(monkeypatch, capsys) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     assert run(monkeypatch, "templates", "--format", "json") == 0

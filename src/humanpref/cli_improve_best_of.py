@@ -80,6 +80,10 @@ def best_of_command(
 
     if (pool is None) == (prompts is None) or (pool is None) != (backend is not None):
         raise DataError("give a file of prompts and --backend, or a folder of images by --pool")
+    if pool is not None and (retry_failed or method not in {None, "none"}):
+        raise DataError("--pool takes images as they are: --method and --retry-failed are for --backend")
+    if pool is None and source is not None:
+        raise DataError("--source is for --pool")
     out = out.expanduser()
     load_all, names = chosen_scorers([], [model, *(check_model or ())], weights, arch, resize, precision, device)
     check_scorers(names)

@@ -18,12 +18,14 @@ from humanpref.cli_options import (
     load,
 )
 from humanpref.errors import UnknownNameError
+from humanpref.scorers import get_spec
 from humanpref.terminal import progress, say
 
 if TYPE_CHECKING:
     from humanpref.generate.diffusion import DiffusersBackend
     from humanpref.improve.finetune.config import FinetuneConfig
     from humanpref.improve.finetune.run import FinetuneReport
+    from humanpref.scorers import Scorer
 
 
 def finetune_command(
@@ -97,10 +99,8 @@ def finetune_command(
     from humanpref.improve.finetune.run import finetune
 
     fp32 = PrecisionName.fp32 if chosen.precision == "fp32" else PrecisionName.auto
-    scorer = load(model, weights, None, Resize.antialias, fp32, device)
-    check = None
-    if check_model is not None:
-        check = load(check_model, check_weights, None, Resize.antialias, PrecisionName.auto, device)
+    scorer = _scorer(model, weights, fp32, device)
+    check = None if check_model is None else _scorer(check_model, check_weights, PrecisionName.auto, device)
     names = tracker or ["tensorboard"]
     report = finetune(
         data,
@@ -171,3 +171,10 @@ def _as_table(report: FinetuneReport) -> str:
         if name is not None and found is not None:
             add_row(table, name, f"{found.baseline:.4g}", f"{found.mean:.4g}", show(found))
     return f"{render(table)}\n{report.lora} (step {report.state.best_step})"
+
+
+def _scorer(name: str, weights: Path | None, precision: PrecisionName, device: str) -> Scorer:
+    """A scorer on the pipeline's device; those that ship with the package have only one of their own."""
+    if get_spec(name).ships:
+        precision, device = PrecisionName.auto, "auto"
+    return load(name, weights, None, Resize.antialias, precision, device)

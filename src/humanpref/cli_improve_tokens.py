@@ -81,6 +81,7 @@ def tokens_command(
     names = [model, *([] if check_model is None else [check_model])]
     if len(set(names)) < len(names):
         raise ScoreError(f"--check-model {check_model}: is the scorer to be checked; name another one")
+    out = out.expanduser().resolve()
     load_all, _ = chosen_scorers(None, names, weights, arch, resize, precision, device)
     found, again = read_prompts(prompts)
     if again:

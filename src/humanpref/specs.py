@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import math
 import re
 import types
 from collections.abc import Mapping
@@ -61,8 +62,12 @@ def parse_spec(spec: str, kinds: Mapping[str, Kind], noun: str) -> tuple[str, st
     if bool(what) != bool(kinds[name].what):
         wanted = kinds[name].what
         raise UnknownNameError(f"{spec!r}: " + (f"names no {wanted} after {name}:" if wanted else f"{name} takes no :"))
-    given = dict(pair.split("=", 1) for pair in pairs)
-    return name, what, {option.replace("-", "_"): value for option, value in given.items()}
+    given: dict[str, str] = {}
+    for option, _, value in (pair.partition("=") for pair in pairs):
+        if (own := option.replace("-", "_")) in given:
+            raise UnknownNameError(f"{spec}: {own} is given twice")
+        given[own] = value
+    return name, what, given
 
 
 def options_of(config_type: Any) -> dict[str, Any]:
@@ -88,6 +93,9 @@ def _value(spec: str, name: str, text: str, kind: Any) -> Any:
             raise UnknownNameError(f"{spec}: {name} is true or false, not {text!r}")
         return text.lower() in {"true", "yes", "1"}
     try:
-        return wanted(text) if wanted is not Path else Path(text).expanduser()
+        value = wanted(text) if wanted is not Path else Path(text).expanduser()
     except ValueError:
-        raise UnknownNameError(f"{spec}: {name} must be a number, got {text!r}") from None
+        value = math.nan
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UnknownNameError(f"{spec}: {name} must be a number, got {text!r}")
+    return value

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -216,10 +217,26 @@ class DiffusersBackend:
         taken = inspect.signature(self.pipeline.__call__).parameters
         if unknown := [name for name in options if name not in taken]:
             raise GenerateError(f"{self.name}: its pipeline ({type(self._pipeline).__name__}) takes no {unknown[0]}")
+        if "negative_prompt" in options:
+            self._check_negative(options, taken)
         generators = [torch.Generator("cpu").manual_seed(request.seed) for request in batch]
         for change in self.changes:
             options |= change.options(self._pipeline, batch, generators)
         return {"prompt": [request.prompt.text for request in batch], "generator": generators, **options}
+
+    def _check_negative(self, options: Mapping[str, Any], taken: Mapping[str, inspect.Parameter]) -> None:
+        """Refuse a negative prompt that the pipeline would not look at: then it would be said to have been used."""
+        name = "true_cfg_scale" if "true_cfg_scale" in taken else "guidance_scale"
+        scale = options.get(name, taken[name].default if name in taken else None)
+        if isinstance(scale, (int, float)) and scale <= 1:
+            raise GenerateError(
+                f"{self.name}: a negative prompt does nothing where {name} is {scale:g}; it must be above 1"
+            )
+        config = getattr(getattr(self._pipeline, "unet", None), "config", None)
+        if getattr(config, "time_cond_proj_dim", None) is not None:
+            raise GenerateError(
+                f"{self.name}: its model is guided without a second pass, so it takes no negative prompt"
+            )
 
     def _call(self, batch: Sequence[Request]) -> tuple[list[Any], Sequence[bool]]:
         found = self.pipeline(**self.arguments(batch))
@@ -238,7 +255,11 @@ class DiffusersBackend:
         """Tell whether every text encoder of the pipeline reads only the beginning of a prompt."""
         names = ("tokenizer", "tokenizer_2", "tokenizer_3", "tokenizer_4")
         tokenizers = [found for name in names if (found := getattr(self._pipeline, name, None)) is not None]
-        return bool(tokenizers) and all(len(one(text).input_ids) > one.model_max_length for one in tokenizers)
+        own = inspect.signature(self._pipeline.__call__).parameters.get("max_sequence_length")  # of T5 and the like
+        most = own.default if own is not None and isinstance(own.default, int) else math.inf
+        return bool(tokenizers) and all(
+            len(one(text).input_ids) > min(one.model_max_length, most) for one in tokenizers
+        )
 
     def _halve(self) -> str:
         import torch

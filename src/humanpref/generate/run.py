@@ -29,6 +29,7 @@ from humanpref.generate.contract import (
     settings_hash,
 )
 from humanpref.generate.groups import write_groups
+from humanpref.generate.manifest import Key
 from humanpref.generate.store import RunFolder
 from humanpref.images import open_image
 from humanpref.prompts.records import Prompt
@@ -99,7 +100,13 @@ def generate(
         with RunFolder(out) as folder:
             models = folder.agree(seed, backends)
             texts = {prompt.id: prompt.text for prompt in prompts}
-            state, notes = folder.read_state(texts, retry_failed=retry_failed)
+            names = {backend.name for backend in backends}
+
+            def again(key: Key) -> bool:
+                model, prompt, number = key
+                return retry_failed and model in names and prompt in texts and number < images_per_prompt
+
+            state, notes = folder.read_state(texts, again=again)
             for note in notes:
                 on_note(note)
             run = _Run(folder, prompts, seed, images_per_prompt, state, on_note)

@@ -81,10 +81,13 @@ class RunFolder:
                     f"is now {now.get(name)!r}; choose another --out, or another name for the model (,name=...)"
                 )
 
-    def read_state(self, prompts: Mapping[str, str], *, retry_failed: bool) -> tuple[dict[Key, str], tuple[str, ...]]:
+    def read_state(
+        self, prompts: Mapping[str, str], *, again: Callable[[Key], bool]
+    ) -> tuple[dict[Key, str], tuple[str, ...]]:
         """Return the status of each image that need not be made, and notes. Rows to be made again leave the manifest.
 
-        `prompts` are the texts by id. Raises `GenerateError` where an id was another prompt's.
+        `prompts` are the texts by id; `again` tells of a failed image whether this run makes it again.
+        Raises `GenerateError` where an id was another prompt's.
         """
         state: dict[Key, str] = {}
         failed = lost = twice = 0
@@ -95,7 +98,7 @@ class RunFolder:
                     f"{self.path}: holds another run: prompt {row['prompt_id']!r} was {row['prompt'][:60]!r}, "
                     f"is now {prompts[row['prompt_id']][:60]!r}; choose another --out"
                 )
-            if row["status"] == "failed" and retry_failed:
+            if row["status"] == "failed" and again(key):
                 failed += 1
             elif row["status"] == "done" and not self._is_there(row):
                 lost += 1

@@ -123,7 +123,10 @@ def chosen_rows(report: CompareReport) -> list[tuple[int, ComparedPrompt]]:
         return float("-inf") if base is None or own is None else own - base
 
     ordered = sorted(enumerate(report.rows), key=gained, reverse=True)
-    return ordered if len(ordered) <= LIMIT else ordered[: LIMIT // 2] + ordered[-LIMIT // 2 :]
+    if len(ordered) <= LIMIT:
+        return ordered
+    paired = [pair for pair in ordered if gained(pair) > float("-inf")] or ordered
+    return paired if len(paired) <= LIMIT else paired[: LIMIT // 2] + paired[-LIMIT // 2 :]
 
 
 def _largest_side(rows: Sequence[tuple[int, ComparedPrompt]]) -> int:

@@ -90,8 +90,9 @@ class FinetuneConfig:
         for name in ("learning_rate", "max_gradient", "beta"):
             if not getattr(self, name) > 0:
                 raise ImproveError(f"{name} must be above 0, got {getattr(self, name)}")
-        if not 0 <= self.late < 1:
-            raise ImproveError(f"late must be in [0, 1), got {self.late}")
+        for name in ("late", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ImproveError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if self.algorithm == "dpo" and self.kl:
             raise ImproveError("dpo stays near the model by beta; leave kl out")
         if not all(self.layers):
@@ -104,7 +105,7 @@ class FinetuneConfig:
 
 
 _NOT_NEGATIVE = (
-    *("kl", "learning_rate", "weight_decay", "beta1", "beta2", "epsilon", "warmup", "clip", "seed"),
+    *("kl", "learning_rate", "weight_decay", "epsilon", "warmup", "clip", "seed"),
     *("validate_every", "save_every", "log_every", "patience"),
 )
 

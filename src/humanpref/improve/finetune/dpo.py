@@ -9,16 +9,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL import ImageOps
 from torch import Tensor
 
-from humanpref.errors import ScoreError
 from humanpref.generate.contract import Request
 from humanpref.generate.diffusion import DiffusersBackend
 from humanpref.images import open_image
 from humanpref.improve.finetune.adapter import denoiser_of, frozen
 from humanpref.improve.methods import ImproveError
-from humanpref.preprocess import to_pixels
+from humanpref.improve.noise.encoding import encode
 from humanpref.records import ImageRef
 
 
@@ -64,9 +62,11 @@ def pair_terms(
     first = next(iter(given))
     if given[first].ndim != 4:
         raise ImproveError(f"{backend.name}: dpo is for latents (n, c, h, w), not packed ones; use algorithm draft")
-    side = (given[first].shape[3] * _factor(pipeline), given[first].shape[2] * _factor(pipeline))
+    factor = int(pipeline.vae_scale_factor)
+    side = (given[first].shape[3] * factor, given[first].shape[2] * factor)
     with torch.no_grad():
-        clean = encode(pipeline, [image for pair in zip(*pairs, strict=True) for image in pair], side)
+        opened = [open_image(image) for pair in zip(*pairs, strict=True) for image in pair]
+        clean = encode(pipeline, opened, side)
     n = len(pairs)
     noise = torch.randn(clean[:n].shape, generator=chance).to(clean).repeat(2, 1, 1, 1)
     noisy, time, target = noised(pipeline.scheduler, clean, noise, n, given["timestep"], chance)
@@ -108,23 +108,6 @@ def conditions(backend: DiffusersBackend, requests: Sequence[Request]) -> dict[s
 
 class _Begun(Exception):  # noqa: N818 - nothing went wrong
     """The pipeline has come to its denoiser."""
-
-
-def encode(pipeline: Any, images: Sequence[ImageRef], size: tuple[int, int]) -> Tensor:
-    """Open images, cut them to a size (width, height) and encode them -> latents as the denoiser sees them, fp32."""
-    vae = pipeline.vae
-    pixels = torch.stack([to_pixels(ImageOps.fit(open_image(image), size)) for image in images])
-    found = vae.encode((2 * pixels - 1).to(vae.device, vae.dtype))
-    latents = found.latents if hasattr(found, "latents") else found.latent_dist.mode()
-    shift = getattr(vae.config, "shift_factor", None) or 0.0
-    scaled: Tensor = (latents.float() - shift) * vae.config.scaling_factor
-    if not bool(scaled.isfinite().all()):
-        raise ScoreError("the images' latents are no numbers; use precision fp32 or bf16")
-    return scaled
-
-
-def _factor(pipeline: Any) -> int:
-    return int(pipeline.vae_scale_factor)
 
 
 def noised(

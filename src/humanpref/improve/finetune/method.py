@@ -7,6 +7,7 @@ from pathlib import Path
 
 from humanpref.generate.contract import Backend
 from humanpref.improve.methods import ImproveError, only_diffusers
+from humanpref.improve.tokens.templates import join_negatives
 
 
 @dataclass(frozen=True)
@@ -30,5 +31,6 @@ class LoraMethod:
         own = only_diffusers(backend, "lora")
         if own.config.lora is not None:
             raise ImproveError(f"{own.name} has a LoRA already ({own.config.lora})")
-        options = {} if self.config.negative is None else {"negative_prompt": self.config.negative}
+        negative = join_negatives(own.config.negative_prompt, self.config.negative)
+        options = {"negative_prompt": negative} if negative else {}
         return own.changed(lora=Path(self.what).expanduser(), lora_scale=self.config.scale, **options)

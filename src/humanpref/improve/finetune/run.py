@@ -141,6 +141,7 @@ def finetune(
             writers.close()
         write_lora(backend.pipeline, place / LAST)
         run.load_best()
+        write_lora(backend.pipeline, place / LORA)  # of `best_step`, also where a run was killed as it wrote another
     finally:
         folder.close()
     history = tuple(validations(place))

@@ -48,6 +48,11 @@ def check_pipeline(backend: DiffusersBackend) -> None:
         raise ImproveError(f"{backend.name}: {type(pipeline).__name__} has no callback_on_step_end, which is needed")
     if not hasattr(type(pipeline).__call__, "__wrapped__"):
         raise ImproveError(f"{backend.name}: {type(pipeline).__name__} cannot be called with gradients")
+    if getattr(pipeline.scheduler, "order", 1) > 1:
+        raise ImproveError(
+            f"{backend.name}: {type(pipeline.scheduler).__name__} takes more than one look a step, so steps cannot be "
+            "counted; choose another, as scheduler=DDIMScheduler"
+        )
     if getattr(pipeline, "safety_checker", None) is not None:
         pipeline.safety_checker = None  # it works on pictures that gradients cannot go through
 

@@ -181,7 +181,7 @@ class Stage:
                     seed=self.seed,
                     images_per_prompt=images,
                     engine=self.shared.engine,
-                    retry_failed=self.shared.retry_failed,
+                    retry_failed=self.shared.retry_failed and name not in self.made,  # once, not in every round
                     track=lambda _, __: nullcontext(advance),
                     on_note=lambda note: self.shared.note(f"{name}: {note}"),
                 )
