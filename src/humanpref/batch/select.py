@@ -60,7 +60,8 @@ def select(
         scores. Rows without a score are never kept. Everything is written beside each row's identity and scores.
 
     Memory is bounded by `memory_mib`; what does not fit goes to a temporary folder beside `out`.
-    Raises `BatchError` where nothing is selected by, a column is not there or `out` lies in `scores`, `DataError` for damaged files.
+    Raises `BatchError` where nothing is selected by, a column is not there or `out` lies in `scores`, `DataError` for
+    damaged files.
     """
     if top is None and min_score is None and quantile is None:
         raise BatchError("nothing to select by: give --top, --min-score or --quantile")
