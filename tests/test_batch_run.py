@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import resource
 import signal
 import threading
@@ -22,9 +23,12 @@ pytest.importorskip("fsspec")
 
 from PIL import Image
 
-from humanpref.batch.records import BatchError, Reading
-from humanpref.batch.run import batch
+from humanpref.batch.parts import part_name
+from humanpref.batch.records import BatchError, Reading, Span
+from humanpref.batch.run import _Run, batch
 from humanpref.batch.score import Model
+from humanpref.batch.shards import find_shards
+from humanpref.batch.store import ScoreFolder
 from humanpref.engines import Engine
 from humanpref.errors import DataError
 from humanpref.scorers import load_scorer
@@ -235,6 +239,16 @@ def test_going_on(images: Path, tmp_path: Path) -> None:
     (out / files[2]).write_bytes(b"damaged")
     with pytest.raises(DataError, match=f"{files[2]}: is damaged, or no part of a batch run"):
         batch([str(images)], str(out), LITE, part_rows=7)
+
+
+def test_two_parts_of_one_name_are_refused(images: Path, tmp_path: Path) -> None:
+    (shard,) = find_shards([str(images)], Reading())
+    name = part_name(Span(shard, 3, 0, 1))
+    assert re.fullmatch(r"images-[0-9a-f]{16}-00003\.parquet", name)
+    with ScoreFolder(str(tmp_path / "out")) as folder:
+        run = _Run(folder, [shard, shard], Reading(), 40, 1, lambda _: None)
+        with pytest.raises(BatchError, match=r"has the name of another shard's; rename the file"):
+            list(run.tasks())
 
 
 def test_an_output_of_another_run_is_refused(images: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +43,8 @@ class Squares:
                 raise ZeroDivisionError("a fault of the code")
             if number == 668:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if number == 669:
+                raise AssertionError
             yield number**2
 
 
@@ -115,6 +120,79 @@ def test_more_gpus_than_there_are(pids: Path) -> None:
         list(run_map(Engine(workers=64, gpus_per_worker=1), Squares(pids), [[1]]))
 
 
+class ScriptedRay:
+    """A cluster of which answers are given by a script: what Ray says of machines that die, with no machines to kill.
+    The exceptions are Ray's own."""
+
+    def __init__(self, exceptions: Any, answers: list[Any]) -> None:
+        self.exceptions, self.answers = exceptions, answers
+        self.numbers, self.killed = count(), []
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def put(self, value: Any) -> Any:
+        return value
+
+    def remote(self, _: Any) -> Any:
+        return self
+
+    def options(self, **_: Any) -> Any:
+        ray = self
+
+        class Actor:
+            def __init__(self) -> None:
+                self.number, self.run = next(ray.numbers), self
+
+            def remote(self, batch: Any) -> Any:
+                return (self.number, tuple(batch))
+
+        class Kind:
+            def remote(self, _: Any) -> Actor:
+                return Actor()
+
+        return Kind()
+
+    def wait(self, refs: list[Any], **_: Any) -> Any:
+        return refs[:1], refs[1:]
+
+    def get(self, ref: Any) -> Any:
+        answer = self.answers.pop(0) if self.answers else None
+        if isinstance(answer, Exception):
+            raise answer
+        return "", [number**2 for number in ref[1]]
+
+    def kill(self, actor: Any) -> None:
+        self.killed.append(actor.number)
+        raise self.exceptions.RaySystemError("it is gone already")
+
+
+def test_what_ray_says_of_lost_workers(pids: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exceptions = pytest.importorskip("ray.exceptions")
+    silent = exceptions.RayTaskError("run", "", AssertionError())  # made by the real Ray
+
+    def results(*answers: Any) -> tuple[list[int], list[int], list[str]]:
+        ray, told = ScriptedRay(exceptions, list(answers)), []
+        monkeypatch.setitem(sys.modules, "ray", ray)
+        found = list(run_map(Engine("ray", workers=1), Squares(pids), [[n] for n in range(5)], told.append))
+        return sorted(found), ray.killed, told
+
+    for loss in (
+        exceptions.OutOfMemoryError("memory"), exceptions.NodeDiedError("node"), exceptions.WorkerCrashedError(),
+        exceptions.ActorUnavailableError("out of reach", b"0" * 16), exceptions.ActorDiedError(),
+    ):  # fmt: skip
+        found, killed, told = results(loss)
+        assert found == [0, 1, 4, 9, 16]
+        assert killed == [0, 1]  # the lost one, lest it go on, and at the end the one in its place
+        assert told == ["a worker died; its batches are given to another"]
+    with pytest.raises(EngineError, match="^Ray failed: .*no such resources$"):
+        results(exceptions.TaskUnschedulableError("no such resources"))
+    with pytest.raises(EngineError, match="^Ray failed: .*disk"):
+        results(exceptions.OutOfDiskError("disk"))
+    with pytest.raises(EngineError, match="^a worker failed: AssertionError$"):
+        results(silent)
+
+
 @pytest.mark.slow
 def test_on_ray_read_a_little_ahead(cluster: None, pids: Path) -> None:
     read = []
@@ -138,6 +216,8 @@ def test_on_ray_errors_are_named(cluster: None, pids: Path) -> None:
         list(run_map(RAY, Squares(pids), [[1], [666]]))
     with pytest.raises(EngineError, match="a worker failed: .*a fault of the code"):
         list(run_map(RAY, Squares(pids), [[1], [667]]))
+    with pytest.raises(EngineError, match="a worker failed: AssertionError"):
+        list(run_map(RAY, Squares(pids), [[1], [669]]))
     with pytest.raises(EngineError, match="workers died 5 times on the same batch"):
         list(run_map(RAY, Squares(pids), [[668]]))
 

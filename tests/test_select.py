@@ -128,6 +128,16 @@ def test_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "y.parquet").exists()
 
 
+def test_never_into_the_folder_of_the_scores(tmp_path: Path) -> None:
+    scored(tmp_path / "s", [("a", 1.0)])
+    (tmp_path / "link").symlink_to(tmp_path / "s")
+    for out in ("s/x.parquet", "link/x.parquet", "s/../s/x.jsonl"):
+        with pytest.raises(BatchError, match="lies in the folder of the scores; choose an OUT outside"):
+            select(str(tmp_path / "s"), str(tmp_path / out), top=1)
+    assert select(str(tmp_path / "s"), str(tmp_path / "s" / "best" / "x.parquet"), top=1).rows == 1
+    assert select(str(tmp_path / "s"), str(tmp_path / "x.parquet"), top=1).rows == 1
+
+
 def test_scores_far_away(tmp_path: Path) -> None:
     import fsspec
 

@@ -15,11 +15,12 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from humanpref.errors import HumanprefError, MissingExtraError
+from humanpref.errors import HumanprefError, MissingExtraError, reason_of
 from humanpref.memory import keep_freed_memory
 
 B = TypeVar("B")
@@ -34,6 +35,11 @@ MAX_LOSSES = 5
 """A batch whose workers died this many times is taken for the cause."""
 
 SLOW_START_SECONDS = 120
+
+_LOSSES = (
+    "RayActorError", "ObjectLostError", "OutOfMemoryError", "NodeDiedError", "WorkerCrashedError",
+)  # fmt: skip
+"""Ray's errors that say that a worker or its machine is gone, as far as this version of Ray has them."""
 
 
 class EngineError(HumanprefError):
@@ -133,11 +139,15 @@ def _run_on_ray(
     except ImportError:
         raise MissingExtraError('--engine ray needs Ray: pip install "humanpref[ray]"') from None
     started = _connect(ray, engine)
-    pool = _Pool(ray, engine, make_worker, on_note)
     try:
-        yield from pool.run(batches)
+        pool = _Pool(ray, engine, make_worker, on_note)
+        try:
+            yield from pool.run(batches)
+        finally:
+            pool.close()
+    except ray.exceptions.RayError as error:  # what no other worker could mend
+        raise EngineError(f"Ray failed: {reason_of(error, 300)}") from None
     finally:
-        pool.close()
         if started:
             ray.shutdown()
 
@@ -206,6 +216,7 @@ class _Pool:
             num_cpus=engine.cpus_per_worker, num_gpus=engine.gpus_per_worker, max_restarts=0, max_task_retries=0
         )
         self.actors: list[Any] = [self.kind.remote(self.make_worker) for _ in range(engine.workers)]
+        self.losses = tuple(found for name in _LOSSES if (found := getattr(ray.exceptions, name, None)) is not None)
         self.tasks: dict[Any, _Task] = {}
         self.told = False
         self.again: deque[tuple[Any, int]] = deque()  # batches whose worker died, with how often
@@ -218,8 +229,10 @@ class _Pool:
             try:
                 problem, results = self.ray.get(done)
             except self.ray.exceptions.RayTaskError as error:  # a fault of the worker's code, not of its machine
-                raise EngineError(f"a worker failed: {str(error.cause or error).splitlines()[-1][:300]}") from None
-            except (self.ray.exceptions.RayActorError, self.ray.exceptions.ObjectLostError) as error:
+                cause = error.cause if error.cause is not None else error
+                lines = str(cause).strip().splitlines() or [type(cause).__name__]
+                raise EngineError(f"a worker failed: {lines[-1][:300]}") from None
+            except self.losses as error:
                 self._lost(task, error)
                 self._fill(batches)
                 continue
@@ -265,11 +278,18 @@ class _Pool:
         self.again.append((task.batch, losses))
         for place, actor in enumerate(self.actors):
             if actor is task.actor:  # the other batches it held find it gone already
+                self._kill(
+                    actor
+                )  # one that only cannot be reached would keep its GPU, and its work would be done twice
                 self.actors[place] = self.kind.remote(self.make_worker)
                 self.on_note("a worker died; its batches are given to another")
 
     def close(self) -> None:
         for actor in self.actors:
+            self._kill(actor)
+
+    def _kill(self, actor: Any) -> None:
+        with suppress(self.ray.exceptions.RayError):  # it is gone, or out of reach
             self.ray.kill(actor)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -41,7 +40,6 @@ class ProcessPool:
         on_note: Callable[[str], None],
     ) -> None:
         self.make_worker, self.environments, self.on_note = make_worker, environments, on_note
-        self.again: deque[tuple[Any, int]] = deque()
         self.workers: list[_Process] = []
 
     def run(self, batches: Iterator[Any]) -> Iterator[Any]:
@@ -70,8 +68,6 @@ class ProcessPool:
             self._close()
 
     def _next(self, batches: Iterator[Any]) -> tuple[Any, int] | None:
-        if self.again:
-            return self.again.popleft()
         return None if (batch := next(batches, _END)) is _END else (batch, 0)
 
     def _give(self, worker: _Process, task: tuple[Any, int]) -> None:

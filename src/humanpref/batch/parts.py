@@ -16,6 +16,9 @@ from humanpref.generate.contract import file_name
 
 FOOTER = b"humanpref"
 
+DIGITS = 16
+"""Of the digest in a part's name, hexadecimal: among a million shards, two of one digest are a case in 10^7."""
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -31,7 +34,7 @@ class Judged:
 def part_name(span: Span) -> str:
     """The file of a span's part: depends on the shard's name and the span's number alone."""
     stem = file_name(posixpath.basename(span.shard.name).split(".", 1)[0] or "shard")[:60]
-    digest = hashlib.sha256(span.shard.name.encode(errors="surrogatepass")).hexdigest()[:8]
+    digest = hashlib.sha256(span.shard.name.encode(errors="surrogatepass")).hexdigest()[:DIGITS]
     return f"{stem}-{digest}-{span.number:05d}.parquet"
 
 
@@ -83,7 +86,7 @@ def read_counts(file: Any, name: str) -> Counts:
     pa, pq = require_pyarrow()
     try:
         return Counts(**json.loads(pq.read_metadata(file).metadata[FOOTER]))
-    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise DataError(
             f"{name}: is damaged, or no part of a batch run ({reason_of(error)}); remove it and run the same command "
             "again"

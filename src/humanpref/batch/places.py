@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import posixpath
 from collections.abc import Iterator
@@ -9,6 +11,27 @@ from contextlib import contextmanager
 from typing import Any
 
 from humanpref.errors import DataError, MissingExtraError, reason_of
+
+_NO_FILE_ERRNOS = frozenset({errno.ENAMETOOLONG, errno.ELOOP})
+_DROPPED = frozenset(
+    {
+        "aiohttp.client_exceptions.ClientConnectionError",
+        "aiohttp.client_exceptions.ClientPayloadError",
+        "botocore.exceptions.HTTPClientError",
+    }
+)
+"""What clients of remote stores raise, and do not call an `OSError`, when a connection is lost."""
+
+
+class ReadStoppedError(DataError):
+    """Reading failed for a reason that may pass (a lost connection, too many open files). It says nothing of what the
+    file holds, so it ends the run and is never stored as a row's problem; the same command goes on."""
+
+    def __init__(self, name: str, error: BaseException) -> None:
+        reason = (error.strerror if isinstance(error, OSError) else None) or reason_of(error)
+        super().__init__(
+            f"{name}: reading failed ({reason}); what was scored is kept: run the same command again to go on"
+        )
 
 
 def filesystem(url: str) -> tuple[Any, str]:
@@ -48,14 +71,66 @@ def failing_with_name(name: str, what: str = "cannot be read") -> Iterator[None]
         raise DataError(f"{name}: {what} ({error.strerror or reason_of(error)})") from None
 
 
+def is_passing(error: Exception) -> bool:
+    """Tell whether an error of reading a file may pass, rather than that there is no such file, or none to be read."""
+    if isinstance(error, OSError):
+        lasting = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+        return not isinstance(error, lasting) and error.errno not in _NO_FILE_ERRNOS
+    return any(f"{kind.__module__}.{kind.__qualname__}" in _DROPPED for kind in type(error).__mro__)
+
+
+@contextmanager
+def opened(url: str, name: str) -> Iterator[io.RawIOBase]:
+    """Open a shard. What its file system raises, then and at every read, becomes a `ReadStoppedError`: any other error
+    is of what the shard holds, whatever its class (pyarrow and bz2 raise `OSError` for damaged files)."""
+    system, path = filesystem(url)
+    try:
+        raw = system.open(path, "rb")
+    except Exception as error:  # stores far away raise errors of their own
+        raise ReadStoppedError(name, error) from None
+    with raw:
+        yield _Watched(raw, name)
+
+
+class _Watched(io.RawIOBase):
+    """A file whose errors of reading are told apart from those of whoever reads it."""
+
+    def __init__(self, raw: Any, name: str) -> None:
+        self._raw, self._name = raw, name
+
+    def read(self, size: int = -1) -> Any:
+        try:
+            return self._raw.read(size)
+        except Exception as error:
+            raise ReadStoppedError(self._name, error) from None
+
+    def readinto(self, buffer: Any) -> Any:
+        try:
+            return self._raw.readinto(buffer)
+        except Exception as error:
+            raise ReadStoppedError(self._name, error) from None
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._raw.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._raw.tell())
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+
 def read_bytes(url: str, limit: int) -> bytes:
-    """Read a whole file. Raises `OSError` (`FileNotFoundError` where there is none, and for one over `limit`)."""
+    """Read a whole file. Raises `DataError` for one over `limit`, and what its file system does."""
     if "://" not in url:
         if os.stat(url).st_size > limit:  # noqa: PTH116 - a Path for each image would cost as much as the call
-            raise OSError(f"the file is over {limit // 2**20} MiB")
+            raise DataError(f"the file is over {limit // 2**20} MiB")
         with open(url, "rb") as file:  # noqa: PTH123
             return file.read()
     system, path = filesystem(url)
     if (size := system.size(path)) is not None and size > limit:
-        raise OSError(f"the file is over {limit // 2**20} MiB")
+        raise DataError(f"the file is over {limit // 2**20} MiB")
     return bytes(system.cat_file(path))

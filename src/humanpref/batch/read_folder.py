@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterator
 
-from humanpref.batch.places import failing_with_name, filesystem, join, read_bytes
+from humanpref.batch.places import ReadStoppedError, failing_with_name, filesystem, is_passing, join, read_bytes
 from humanpref.batch.records import Problem, Reading, Row, Shard, Span
 from humanpref.batch.shards import is_image
 from humanpref.errors import DataError
@@ -43,7 +43,9 @@ def rows(span: Span, reading: Reading) -> Iterator[Row]:
         if side is not None:
             try:
                 prompt = read_bytes(join(span.shard.url, side), MAX_PROMPT_BYTES).decode("utf-8-sig").strip()
-            except (OSError, UnicodeDecodeError) as error:
+            except Exception as error:  # stores far away raise errors of their own
+                if is_passing(error):
+                    raise ReadStoppedError(f"{span.shard.name}: {side}", error) from None
                 yield Row(number, name, None, Problem("bad-row", f"{side}: the prompt cannot be read ({error})"))
                 continue
         yield Row(number, name, prompt, name)

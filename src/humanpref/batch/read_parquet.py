@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from humanpref.batch.columns import choose_columns
-from humanpref.batch.places import filesystem
+from humanpref.batch.places import ReadStoppedError, opened
 from humanpref.batch.records import Problem, Reading, Row, Shard, Span
 from humanpref.errors import DataError, MissingExtraError, reason_of
 
@@ -16,6 +16,10 @@ AT_ONCE = 16
 """Rows that are decoded at a time: images can be megabytes each."""
 
 BUFFER = 1 << 20
+
+
+class DamagedError(DataError):
+    """A shard whose content is damaged, or no Parquet."""
 
 
 def check(shard: Shard, reading: Reading, *, reads_prompt: bool) -> Reading:
@@ -76,17 +80,20 @@ def rows(span: Span, reading: Reading) -> Iterator[Row]:
                 prompts = batch.column(columns[1]) if len(columns) == 2 else None
                 for i in range(len(batch)):
                     if span.first <= at + i < end:
-                        prompt = None if prompts is None else prompts[i].as_py()
-                        yield _row(at + i, images[i].as_py(), prompt if prompt is not None else reading.prompt)
+                        yield _row(at + i, images[i], None if prompts is None else prompts[i], reading)
                         number = at + i + 1
                 at += len(batch)
-    except DataError as error:
+    except DamagedError as error:
         for lost in range(number, end):
             yield Row(lost, None, None, Problem("damaged-shard", str(error)))
 
 
-def _row(number: int, value: Any, prompt: str | None) -> Row:
-    key = None
+def _row(number: int, image: Any, text: Any, reading: Reading) -> Row:
+    try:
+        value, prompt = image.as_py(), None if text is None else text.as_py()
+    except UnicodeDecodeError:  # Parquet's text is UTF-8, but not every writer sees to that
+        return Row(number, None, None, Problem("bad-row", "the row has text that is not in UTF-8"))
+    prompt, key = reading.prompt if prompt is None else prompt, None
     if isinstance(value, dict):
         key = value.get("path")
         value = value["bytes"] if value.get("bytes") is not None else key
@@ -118,13 +125,14 @@ def _open(shard: Shard) -> Iterator[tuple[Any, Any]]:
         import pyarrow.parquet as pq
     except ImportError:
         raise MissingExtraError(f'{shard.name}: Parquet files need pyarrow: pip install "humanpref[batch]"') from None
-    system, path = filesystem(shard.url)
     try:
         # with a buffer and without pre-buffering a column is read piece by piece, however large its groups of rows are
-        with system.open(path, "rb") as raw, pq.ParquetFile(raw, buffer_size=BUFFER, pre_buffer=False) as file:
+        with opened(shard.url, shard.name) as raw, pq.ParquetFile(raw, buffer_size=BUFFER, pre_buffer=False) as file:
             yield pa, file
+    except pa.ArrowMemoryError as error:  # short of memory now, which the file need not be the cause of
+        raise ReadStoppedError(shard.name, error) from None
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{shard.name}: damaged, truncated or not Parquet ({reason_of(error)})") from None
+        raise DamagedError(f"{shard.name}: damaged, truncated or not Parquet ({reason_of(error)})") from None
 
 
 def _plain(pa: Any, kind: Any) -> Any:

@@ -7,21 +7,27 @@ know where in the file it starts, and because a damaged file must end in a row t
 from __future__ import annotations
 
 import json
+import lzma
 import posixpath
 import tarfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from humanpref.batch.columns import PROMPTS
-from humanpref.batch.places import filesystem, is_local
+from humanpref.batch.places import filesystem, is_local, opened
 from humanpref.batch.records import Problem, Reading, Row, Shard, Span
 from humanpref.errors import DataError, reason_of
 from humanpref.images import SUFFIXES
 
 TEXTS = ("txt", "prompt", "caption", "text")
 MAX_BYTES = 1 << 30
+
+_DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, OverflowError)
+"""What a damaged file makes Python raise: `OSError` for bzip2 and gzip, `OverflowError` for sizes out of all bounds.
+Errors of reading the file itself are none of these: `opened` gives them a class of their own."""
 
 
 class _Strict(tarfile.TarInfo):
@@ -52,7 +58,7 @@ def check(shard: Shard, reading: Reading, *, reads_prompt: bool) -> Reading:  # 
     with _open(shard) as archive:
         try:
             archive.next()
-        except (tarfile.TarError, OSError, EOFError) as error:
+        except _DAMAGE as error:
             raise DataError(f"{shard.name}: damaged, truncated or no tar file ({reason_of(error)})") from None
     return reading
 
@@ -71,7 +77,7 @@ def spans(shard: Shard, reading: Reading, rows: int) -> Iterator[Span]:  # noqa:
                     yield Span(shard, number, first, held, begin, share=sample.offset - begin)
                     number, first, begin, held = number + 1, first + held, sample.offset, 0
                 held += 1
-        except (tarfile.TarError, OSError, EOFError):
+        except _DAMAGE:
             held = -1  # whoever reads it there will tell
     if held:
         yield Span(shard, number, first, None, begin, share=shard.size - begin)
@@ -85,7 +91,7 @@ def rows(span: Span, reading: Reading) -> Iterator[Row]:
         while left is None or number < span.first + left:
             try:
                 sample = next(samples, None)
-            except (tarfile.TarError, OSError, EOFError) as error:
+            except _DAMAGE as error:
                 why = f"the tar file is damaged or cut off here ({reason_of(error)}); what follows is lost"
                 yield Row(number, None, None, Problem("damaged-shard", why))
                 return
@@ -101,7 +107,7 @@ def _samples(archive: Any, *, read: bool) -> Iterator[_Sample]:
     while True:
         try:
             member = archive.next()
-        except (tarfile.TarError, OSError, EOFError):
+        except _DAMAGE:
             if sample is not None:  # what was read of it is whole
                 yield sample
             raise
@@ -142,7 +148,7 @@ def _row(number: int, sample: _Sample, reading: Reading) -> Row:
         return Row(number, sample.key, None, Problem("bad-row", sample.problem))
     try:
         prompt = _prompt(sample.members, reading)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: JSON of a thousand brackets
         return Row(number, sample.key, None, Problem("bad-row", f"the prompt cannot be read ({reason_of(error)})"))
     wanted = [reading.image_column] if reading.image_column else [e for e in sample.members if _is_image(e)]
     image = next((sample.members[name] for name in wanted if name in sample.members), None)
@@ -180,17 +186,12 @@ def _is_seekable(shard: Shard) -> bool:
 
 @contextmanager
 def _open(shard: Shard, offset: int = 0) -> Iterator[Any]:
-    system, path = filesystem(shard.url)
     seekable = _is_seekable(shard)
-    try:
-        raw = system.open(path, "rb")
-    except OSError as error:
-        raise DataError(f"{shard.name}: cannot be read ({reason_of(error)})") from None
-    with raw:
+    with opened(shard.url, shard.name) as raw:
         raw.seek(offset)
         try:
-            archive = tarfile.open(fileobj=raw, mode="r:" if seekable else "r|*", tarinfo=_Strict)  # noqa: SIM115 - closed below
-        except (tarfile.TarError, OSError, EOFError) as error:
+            archive: Any = tarfile.open(fileobj=raw, mode="r:" if seekable else "r|*", tarinfo=_Strict)  # noqa: SIM115 - closed below
+        except _DAMAGE as error:
             raise DataError(f"{shard.name}: damaged, truncated or no tar file ({reason_of(error)})") from None
         with archive:
             yield archive

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, TypeAlias
 
 from humanpref.batch.columns import choose_columns
-from humanpref.batch.places import failing_with_name, filesystem
+from humanpref.batch.places import opened
 from humanpref.batch.records import Problem, Reading, Row, Shard, Span
 from humanpref.errors import DataError
 
@@ -80,8 +80,7 @@ def _row(number: int, values: dict[str, Any] | str, reading: Reading) -> Row:
 
 @contextmanager
 def _open(shard: Shard) -> Iterator[io.BufferedReader]:
-    system, path = filesystem(shard.url)
-    with failing_with_name(shard.name), system.open(path, "rb") as raw:
+    with opened(shard.url, shard.name) as raw:
         yield io.BufferedReader(raw, 1 << 20)
 
 

@@ -157,6 +157,8 @@ class _Run:
             before = len(self.wanted)
             for span in READERS[shard.kind].spans(shard, self.reading, self.part_rows):
                 name = part_name(span)
+                if name in self.wanted:
+                    raise BatchError(f"{shard.name}: its part {name} has the name of another shard's; rename the file")
                 self.wanted.add(name)
                 if name in self.there:
                     self._old += span.share

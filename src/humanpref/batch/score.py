@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from humanpref.batch.parts import Judged, encode_part
-from humanpref.batch.places import join, read_bytes
+from humanpref.batch.places import ReadStoppedError, is_passing, join, read_bytes
 from humanpref.batch.readers import READERS
 from humanpref.batch.records import BatchError, Part, Problem, Reading, Row, Span
 from humanpref.errors import ImageError, reason_of
@@ -199,7 +199,11 @@ def model_name(name: str) -> str:
 def open_row(  # noqa: PLR0911 - each way to fail says so
     row: Row, span: Span, *, allow_url: bool
 ) -> Image.Image | Problem:
-    """Open the image of a row, from its bytes or from where its path leads -> RGB picture, or why there is none."""
+    """Open the image of a row, from its bytes or from where its path leads -> RGB picture, or why there is none.
+
+    Raises `ReadStoppedError` where reading fails for a reason that may pass. Not so for http(s): of images on the open
+    web some are always out of reach.
+    """
     from humanpref.images import RemoteImage, decode_image, open_image
 
     image = row.image
@@ -218,6 +222,8 @@ def open_row(  # noqa: PLR0911 - each way to fail says so
     except (FileNotFoundError, NotADirectoryError):
         return Problem("missing-file", f"{name}: no such file")
     except Exception as error:  # stores far away raise errors of their own
+        if is_passing(error):
+            raise ReadStoppedError(f"{span.shard.name}: {name}", error) from None
         return Problem("unreadable-image", f"{name}: cannot be read ({reason_of(error)})")
 
 

@@ -60,7 +60,8 @@ def select(
         scores. Rows without a score are never kept. Everything is written beside each row's identity and scores.
 
     Memory is bounded by `memory_mib`; what does not fit goes to a temporary folder beside `out`.
-    Raises `BatchError` where nothing is selected by or a column is not there, `DataError` for damaged files.
+    Raises `BatchError` where nothing is selected by, a column is not there or `out` lies in `scores`, `DataError` for
+    damaged files.
     """
     if top is None and min_score is None and quantile is None:
         raise BatchError("nothing to select by: give --top, --min-score or --quantile")
@@ -70,7 +71,7 @@ def select(
     suffix = target.suffix.lower()
     if suffix not in FORMATS:
         raise UnknownNameError(f"{out}: write to a file that ends in {', '.join(FORMATS)}")
-    complete, database = _check(scores), _duckdb()
+    complete, database = _check(scores, target), _duckdb()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".select-", dir=target.parent) as spill, database.connect() as base:
@@ -124,13 +125,15 @@ def _write(
     return SelectReport(scores, str(target), column, total, scored, kept, floor, complete)
 
 
-def _check(scores: str) -> bool:
-    """See that a folder is of a batch run -> whether it is complete."""
+def _check(scores: str, target: Path) -> bool:
+    """See that a folder is of a batch run, and that `target` is not in it -> whether it is complete."""
     system, path = filesystem(scores)
     if not system.exists(posixpath.join(path, ABOUT)):
         raise BatchError(f"{scores}: holds no scores of humanpref batch (no {ABOUT})")
     if not system.glob(posixpath.join(path, "*.parquet")):
         raise BatchError(f"{scores}: holds no scores yet")
+    if is_local(system) and target.parent.resolve() == Path(path).resolve():  # it would be read back as scores
+        raise BatchError(f"{target}: lies in the folder of the scores; choose an OUT outside {scores}")
     return bool(system.exists(posixpath.join(path, SUCCESS)))
 
 

@@ -48,6 +48,9 @@ def find_shards(words: Sequence[str], reading: Reading) -> list[Shard]:
             f"the input is of several kinds ({', '.join(kinds)}); score each kind by itself, into its own OUT"
         )
     names = [shard.name for shard in shards]
+    for name in names:
+        if (shown := name.encode("utf-8", "backslashreplace").decode()) != name:
+            raise DataError(f"{shown}: the name is not in UTF-8, as the output's must be; rename it")
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{twice}: is named twice; name each file once")

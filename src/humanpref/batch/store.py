@@ -23,7 +23,7 @@ from humanpref.files import HeldError, hold, remove_parts, sync, whole
 ABOUT, SUCCESS, LOCK = "_batch.json", "_SUCCESS", ".lock"
 """Names that readers of Parquet folders pass over."""
 
-VERSION = 1
+VERSION = 2
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az", "adl", "oci", "hf", "memory"})
 """File systems on which a file is there when it is whole."""
 
@@ -166,7 +166,7 @@ class ScoreFolder:
             if about["version"] != VERSION:
                 raise BatchError(f"{self.out}: was made by another version of this program; choose another OUT")
             return {name: about[name] for name in ("version", "settings", "identities", "shards")}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise DataError(f"{self.out}/{ABOUT}: is damaged; choose another OUT") from None
 
     def _write_about(self) -> None:
