@@ -457,6 +457,26 @@ def test_a_model_that_fails_on_one_image_scores_the_others() -> None:
         assert served.metric("images_total", model="slow", outcome="model_failed") == 2
 
 
+class ClumsyScorer(SlowScorer):
+    """Fails on white pictures, with no error of ours."""
+
+    def _prepare(self, image: Any) -> float:
+        if (mean := super()._prepare(image)) == 255:
+            raise RuntimeError("no kernel image\nof that size")
+        return mean
+
+
+def test_an_image_that_fails_in_an_unforeseen_way_fails_alone_and_is_counted() -> None:
+    buffer = BytesIO()
+    Image.new("RGB", (40, 40), "white").save(buffer, "PNG")
+    with slow(ClumsyScorer()) as served:
+        rows = served.score(png(0), buffer.getvalue(), png(1)).json()["results"]
+        assert [row["error"] and row["error"]["code"] for row in rows] == [None, "model_failed", None]
+        assert rows[1]["error"]["message"] == "slow failed on this image (no kernel image)"
+        assert served.metric("images_total", model="slow", outcome="model_failed") == 1
+        assert served.metric("images_total", model="slow", outcome="scored") == 2
+
+
 def test_a_request_that_takes_too_long_is_answered() -> None:
     scorer = SlowScorer()
     with slow(scorer, request_seconds=0.2) as served:

@@ -182,6 +182,7 @@ def test_a_client_that_has_gone_takes_its_images_with_it() -> None:
                 time.sleep(0.01)
         while served.service.admission.images:
             time.sleep(0.01)
+        assert len(served.service.engine.models["slow"].batcher) == 0  # nor does the queue keep what was prepared
         scorer.go.set()
         assert served.score(png()).status_code == 200
         assert len(scorer.batches) <= 3  # what was at the model when its client left, and the new one

@@ -93,6 +93,8 @@ def routes(handler: BaseHTTPRequestHandler) -> None:
         give(handler, 302, Location=f"http://inside.example:{port}/a.png")
     elif path == "/file":
         give(handler, 302, Location="file:///etc/passwd")
+    elif path == "/odd":
+        give(handler, 302, Location="http://[x")
     elif path == "/round":
         give(handler, 302, Location="/round")
     elif path == "/slow":
@@ -186,6 +188,7 @@ def test_limits_of_size_time_and_redirects() -> None:
         assert time.monotonic() - began < 2
         assert "redirects more than 4" in refused(f"{base}/round")[1]
         assert sum("/round" in path for path in asked) == 5
+        assert refused(f"{base}/odd") == ("url_failed", "the URL redirects to what is no URL")
         assert "404" in refused(f"{base}/none")[1]
         assert "encoding" in refused(f"{base}/gzip")[1]
         assert refused("http://unknown.example/")[0] == "url_failed"

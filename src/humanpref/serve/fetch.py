@@ -163,7 +163,10 @@ class Fetcher:
         async with request as response:
             found = {name.lower(): value.decode("latin-1") for name, value in response.headers}
             if response.status in REDIRECTS and (place := found.get(b"location")):
-                return b"", urljoin(url, place)
+                try:
+                    return b"", urljoin(url, place)
+                except ValueError:
+                    raise RequestError("url_failed", "the URL redirects to what is no URL") from None
             if response.status != 200:
                 raise RequestError("url_failed", f"the URL answered {response.status}")
             if found.get(b"content-encoding", "identity").lower() != "identity":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from humanpref.errors import ImageError, ScoreError, WeightsError
+from humanpref.errors import ImageError, ScoreError, WeightsError, reason_of
 from humanpref.images import decode_image
 from humanpref.scorers import DEFAULT_SCORER, Precision, load_scorer
 from humanpref.scorers.base import BatchScorer
@@ -23,6 +24,8 @@ from humanpref.serve.config import ServeConfig
 from humanpref.serve.errors import RequestError, ServeError
 from humanpref.serve.fetch import Fetcher
 from humanpref.serve.metrics import Metrics
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -168,10 +171,17 @@ class Engine:
                     model.batcher.end()
                 score = await model.batcher.score(prepared, prompt, began)
         except RequestError as error:
-            self.metrics.images.labels(model.name, error.code).inc()
-            return error
+            return self._failed(model, error)
+        except Exception as error:  # of whatever kind: it is this image's alone
+            logger.exception("%s: an image failed", model.name, exc_info=error)
+            message = f"{model.name} failed on this image ({reason_of(error)})"
+            return self._failed(model, RequestError("model_failed", message))
         self.metrics.images.labels(model.name, "scored").inc()
         return score
+
+    def _failed(self, model: ServedModel, error: RequestError) -> RequestError:
+        self.metrics.images.labels(model.name, error.code).inc()
+        return error
 
     async def _fetch(self, source: Source) -> bytes | None:
         if source.url is None:
