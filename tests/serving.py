@@ -70,10 +70,11 @@ def serving(
     config: ServeConfig | None = None,
     keys: ApiKeys | None = None,
     fetcher: Fetcher | None = None,
+    port: int = 0,
 ) -> Iterator[Served]:
-    """Serve models (lite by default) on a free port of this machine, in a thread."""
+    """Serve models (lite by default) on a port of this machine (0: a free one), in a thread."""
     app = create_app(models or load_models([ModelOptions("lite")]), config, keys, fetcher=fetcher)
-    taken = bind("127.0.0.1", 0)
+    taken = bind("127.0.0.1", port)
     server = make_server(app, app.state.service.config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]}, daemon=True)
     thread.start()

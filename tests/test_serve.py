@@ -27,7 +27,7 @@ from humanpref.errors import ScoreError
 from humanpref.images import ImageSource, open_image
 from humanpref.scorers import ScorerSpec
 from humanpref.scorers.base import BatchScorer
-from humanpref.serve.bodies import MAX_VALUES
+from humanpref.serve.bodies import MAX_VALUES, ScoreBody, read_json
 from humanpref.serve.config import ServeConfig
 from humanpref.serve.errors import STATUS, RequestError, ServeError
 from humanpref.serve.keys import ApiKeys, read_keys
@@ -265,6 +265,12 @@ def test_limits_of_an_image_are_the_services_own() -> None:
         ({"content": b"\xff\xfe", "headers": {"Content-Type": "application/json"}}, "bad_json", "JSON"),
         ({"content": b"[" * 5000, "headers": {"Content-Type": "application/json"}}, "bad_json", "JSON"),
         ({"content": b"[{}" + b",{}" * (4 * MAX_VALUES) + b"]", "headers": {"Content-Type": "application/json"}}, "invalid", "values"),
+        ({"content": b"[{}" + b",{}" * 340_000 + b"]", "headers": {"Content-Type": "application/json"}}, "invalid", "values"),
+        ({"json": {"prompt": "x", "images": [{}] * 10_001}}, "too_many_images", "over 10,000 images"),
+        ({"json": {"prompts": ["x"] * 10_001, "images": []}}, "too_many_images", "over 10,000 prompts"),
+        ({"json": body(png(), prompt="a " + "x" * 1001)}, "invalid", "over 1,000 characters without a space"),
+        ({"json": {"prompts": ["a", "y\x1c\u200b" * 500], "images": [{"data": ""}] * 2}}, "invalid", "over 1,000 characters without"),
+        ({"files": {"image": png()}, "data": {"prompt": "x" * 1001}}, "invalid", "over 1,000 characters without"),
         ({"content": b'{"prompt":"\\ud800","images":[]}', "headers": {"Content-Type": "application/json"}}, "bad_json", "JSON"),
         ({"content": b"x"}, "unsupported_media_type", "application/json"),
         ({"content": b"x", "headers": {"Content-Type": "application/x-www-form-urlencoded"}}, "unsupported_media_type", "json"),
@@ -406,6 +412,10 @@ def test_an_image_waits_no_longer_than_it_must() -> None:
         assert served.score(png(1)).status_code == 200
         assert 0.04 < time.monotonic() - began < 1.5
         assert late.result().status_code == 200
+
+
+def test_long_words_up_to_the_limit_are_scored(lite: Served) -> None:
+    assert lite.score(png(), prompt="x" * 1000 + " " + "y" * 1000).status_code == 200
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
@@ -551,6 +561,20 @@ def test_every_answer_has_the_guards_headers(lite: Served) -> None:
         assert reply.headers["x-content-type-options"] == "nosniff"
         assert reply.headers["cache-control"] == "no-store"
         assert "server" not in reply.headers
+
+
+def test_tiny_values_below_a_mebibyte_are_refused_before_they_are_parsed() -> None:
+    import tracemalloc
+
+    content = b'{"prompt":"x","images":[' + b",".join([b"{}"] * 340_000) + b"]}"
+    assert len(content) < 2**20
+    tracemalloc.start()
+    try:
+        with pytest.raises(RequestError, match="values"):
+            read_json(content, ScoreBody)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:

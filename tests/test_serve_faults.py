@@ -157,7 +157,7 @@ def test_who_does_not_read_the_answer_is_let_go() -> None:
     """The answer to many images fills the socket's buffers; nothing waits for its reader for ever."""
     scorer = SlowScorer()
     with slow(scorer, idle_seconds=0.6, max_images=1000, max_body_bytes=2**25) as served:
-        many = json.dumps({"prompt": "x" * 20_000, "images": [{"data": "", "name": "n" * 300}] * 1000}).encode()
+        many = json.dumps({"prompt": "x " * 10_000, "images": [{"data": "", "name": "n" * 300}] * 1000}).encode()
         with socket.socket() as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.connect(("127.0.0.1", served.port))

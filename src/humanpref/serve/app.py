@@ -32,6 +32,7 @@ from humanpref.serve.config import ServeConfig
 from humanpref.serve.errors import RequestError
 from humanpref.serve.fetch import Fetcher
 from humanpref.serve.guard import Guard, body_of, error_response
+from humanpref.serve.identity import identity_hash
 from humanpref.serve.keys import ApiKeys
 from humanpref.serve.metrics import Metrics
 from humanpref.serve.models import Engine, ServedModel
@@ -97,8 +98,7 @@ async def compare(request: Request) -> Response:
 async def models(request: Request) -> Response:
     """List the models that are served, the default first, and the limits of a request."""
     service = _service(request)
-    # a model's identity may read the whole of its weights file, once
-    rows = await anyio.to_thread.run_sync(lambda: [model.plain() for model in service.engine.models.values()])
+    rows = [model.plain() for model in service.engine.models.values()]
     config = service.config
     limits = {
         "images": config.max_images,
@@ -202,6 +202,7 @@ def score_answer(
     notes = dict.fromkeys(note for prompt in asked.distinct for note in prompt_notes(model.scorer, prompt))
     return {
         "model": model.name,
+        "identity": identity_hash(model.identity),
         "prompts": [{"prompt": p, "truncated": t} for p, t in zip(asked.distinct, cut, strict=True)],
         "results": results,
         "notes": list(notes),
@@ -239,6 +240,8 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # it may read the whole of a weights file, once; every answer of /v1/score says it
+        await anyio.to_thread.run_sync(lambda: [model.identity for model in models.values()])
         engine.start()
         yield
         await engine.stop()
