@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -91,11 +91,14 @@ def serving(
         assert not thread.is_alive()
 
 
+COMMAND = ("-m", "humanpref.cli")
+
+
 class Process:
     """`humanpref serve` as a user starts it."""
 
-    def __init__(self, *options: str, **environment: str) -> None:
-        run = [sys.executable, "-m", "humanpref.cli", "serve", "--port", "0", *options]
+    def __init__(self, *options: str, program: Sequence[str] = COMMAND, **environment: str) -> None:
+        run = [sys.executable, *program, "serve", "--port", "0", *options]
         self.process = subprocess.Popen(
             run, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
         )
@@ -129,8 +132,8 @@ class Process:
 
 
 @contextmanager
-def process(*options: str, **environment: str) -> Iterator[Process]:
-    started = Process(*options, **environment)
+def process(*options: str, program: Sequence[str] = COMMAND, **environment: str) -> Iterator[Process]:
+    started = Process(*options, program=program, **environment)
     try:
         yield started
     finally:

@@ -578,7 +578,13 @@ def test_tiny_values_below_a_mebibyte_are_refused_before_they_are_parsed() -> No
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
-    for bad in ({"max_queue": 3}, {"max_wait_ms": -1.0}, {"max_images": 0}, {"body_seconds": math.nan}):
+    for bad in (
+        {"max_queue": 3},
+        {"max_wait_ms": -1.0},
+        {"max_images": 0},
+        {"max_images": 10_001, "max_queue": 10_001},
+        {"body_seconds": math.nan},
+    ):
         with pytest.raises(ServeError):
             ServeConfig(**bad)
     with pytest.raises(TypeError):

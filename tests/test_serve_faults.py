@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -291,6 +292,50 @@ def test_a_second_signal_ends_it_now() -> None:
         served.server.handle_exit(signal.SIGTERM, None)
         served.thread.join(10)
         assert not served.thread.is_alive()
+
+
+BUSY = """
+from humanpref.cli import main
+from humanpref.serve import server
+from humanpref.serve.models import ServedModel
+from tests.test_serve import SlowScorer
+server.load_models = lambda _: {"lite": ServedModel("lite", (SlowScorer(15.0, "lite"),))}
+main()
+"""
+
+
+@pytest.mark.parametrize(("drain", "signals"), [("0.3", 1), ("60", 2)])
+def test_a_busy_model_does_not_keep_the_process(drain: str, signals: int) -> None:
+    options = ("--model", "lite", "--drain-seconds", drain)
+    with process(*options, program=("-c", BUSY)) as started, ThreadPoolExecutor(1) as pool:
+        started.wait_ready()
+        asked = pool.submit(httpx.post, f"{started.url}/v1/score", json=body(png()), timeout=30)
+        while gauge(started, "humanpref_queue_images") < 1:
+            time.sleep(0.02)
+        time.sleep(0.3)  # prepared, and with the model
+        began = time.monotonic()
+        for _ in range(signals):
+            started.terminate()
+            time.sleep(0.3)
+        assert started.end() == 0
+        assert time.monotonic() - began < 8  # the model is busy for 15 seconds
+        with suppress(httpx.TransportError):
+            assert error(asked.result())[:2] == (503, "draining")
+
+
+def test_told_to_stop_while_models_load_it_ends_at_once() -> None:
+    code = "import time\nfrom humanpref.cli import main\nfrom humanpref.serve import server\n"
+    code += "def load(_):\n    print('loading', flush=True)\n    time.sleep(15)\n"
+    code += "server.load_models = load\nmain()"
+    command = [sys.executable, "-c", code, "serve", "--model", "lite", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        assert started.stdout.readline() == "loading\n"
+        began = time.monotonic()
+        started.terminate()
+        said = started.communicate(timeout=20)
+        assert (started.returncode, *said) == (0, "", "")
+        assert time.monotonic() - began < 5
 
 
 # ---- a process: many requests, keys, stopping

@@ -7,11 +7,11 @@ followed by hand and meet the same check. Proxies of the environment are not use
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -52,7 +52,9 @@ def is_public(text: str) -> bool:
 
 async def resolve(host: str, port: int) -> list[str]:
     """Return all addresses of a host. Raises `OSError`."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    # not the loop's own getaddrinfo: the loop waits for that when it ends, however long the resolver takes
+    found = await anyio.to_thread.run_sync(look_up, abandon_on_cancel=True)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
