@@ -35,7 +35,7 @@ from humanpref.serve.guard import Guard, body_of, error_response
 from humanpref.serve.identity import identity_hash
 from humanpref.serve.keys import ApiKeys
 from humanpref.serve.metrics import Metrics
-from humanpref.serve.models import Engine, ServedModel
+from humanpref.serve.models import FETCHES, Engine, ServedModel
 from humanpref.web import LastingFiles, static_version
 
 STATIC = Path(__file__).parent / "static"
@@ -163,12 +163,16 @@ async def _judge(
     with service.admission.queued(len(asked.sources)):
         try:
             with anyio.fail_after(service.config.request_seconds):
-                jobs = list(map(partial(service.engine.judge, model), asked.sources, asked.prompts))
+                judge = partial(service.engine.judge, model, asyncio.Semaphore(FETCHES))
+                jobs = list(map(judge, asked.sources, asked.prompts))
                 outcomes = [await jobs[0]] if len(jobs) == 1 else await asyncio.gather(*jobs)
                 cut = await service.engine.truncated(model, asked.distinct)
         except TimeoutError:
             seconds = service.config.request_seconds
             raise RequestError("timed_out", f"not done in {seconds:g} seconds", retry_after=5) from None
+    for outcome in outcomes:
+        if isinstance(outcome, RequestError) and outcome.code == "overloaded":
+            raise outcome  # no fault of an image's: the request may come again
     return outcomes, cut
 
 
@@ -229,11 +233,11 @@ def create_app(
     counters, admission = Metrics(), Admission(config)
     if config.allow_url and fetcher is None:
         fetcher = Fetcher(max_bytes=config.max_image_bytes, seconds=config.fetch_seconds)
-    engine = Engine(models, config, counters, fetcher if config.allow_url else None)
+    engine = Engine(models, config, counters, admission, fetcher if config.allow_url else None)
     for name, text, value in (
         ("queue_images", "Images taken in and not yet scored.", lambda: admission.images),
         ("requests_in_flight", "Requests under way.", lambda: admission.requests),
-        ("body_bytes", "Bytes of bodies that are held.", lambda: admission.bytes),
+        ("body_bytes", "Bytes of bodies, and of what URLs gave, that are held.", lambda: admission.bytes),
         ("draining", "1 while the server is being stopped.", lambda: int(admission.draining)),
     ):
         counters.gauge(name, text, value)
