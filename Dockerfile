@@ -24,6 +24,7 @@ USER humanpref
 WORKDIR /home/humanpref
 VOLUME /cache
 EXPOSE 8000
+# What was taken in is answered first, for 30 seconds at the most: docker run --stop-timeout 40 (docker's own are 10).
 STOPSIGNAL SIGTERM
 
 # The time to load, or download, a model first is the start period's.

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -70,10 +70,11 @@ def serving(
     config: ServeConfig | None = None,
     keys: ApiKeys | None = None,
     fetcher: Fetcher | None = None,
+    port: int = 0,
 ) -> Iterator[Served]:
-    """Serve models (lite by default) on a free port of this machine, in a thread."""
+    """Serve models (lite by default) on a port of this machine (0: a free one), in a thread."""
     app = create_app(models or load_models([ModelOptions("lite")]), config, keys, fetcher=fetcher)
-    taken = bind("127.0.0.1", 0)
+    taken = bind("127.0.0.1", port)
     server = make_server(app, app.state.service.config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]}, daemon=True)
     thread.start()
@@ -90,11 +91,14 @@ def serving(
         assert not thread.is_alive()
 
 
+COMMAND = ("-m", "humanpref.cli")
+
+
 class Process:
     """`humanpref serve` as a user starts it."""
 
-    def __init__(self, *options: str, **environment: str) -> None:
-        run = [sys.executable, "-m", "humanpref.cli", "serve", "--port", "0", *options]
+    def __init__(self, *options: str, program: Sequence[str] = COMMAND, **environment: str) -> None:
+        run = [sys.executable, *program, "serve", "--port", "0", *options]
         self.process = subprocess.Popen(
             run, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
         )
@@ -128,8 +132,8 @@ class Process:
 
 
 @contextmanager
-def process(*options: str, **environment: str) -> Iterator[Process]:
-    started = Process(*options, **environment)
+def process(*options: str, program: Sequence[str] = COMMAND, **environment: str) -> Iterator[Process]:
+    started = Process(*options, program=program, **environment)
     try:
         yield started
     finally:

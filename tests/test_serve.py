@@ -27,7 +27,7 @@ from humanpref.errors import ScoreError
 from humanpref.images import ImageSource, open_image
 from humanpref.scorers import ScorerSpec
 from humanpref.scorers.base import BatchScorer
-from humanpref.serve.bodies import MAX_VALUES
+from humanpref.serve.bodies import MAX_VALUES, ScoreBody, read_json
 from humanpref.serve.config import ServeConfig
 from humanpref.serve.errors import STATUS, RequestError, ServeError
 from humanpref.serve.keys import ApiKeys, read_keys
@@ -265,6 +265,12 @@ def test_limits_of_an_image_are_the_services_own() -> None:
         ({"content": b"\xff\xfe", "headers": {"Content-Type": "application/json"}}, "bad_json", "JSON"),
         ({"content": b"[" * 5000, "headers": {"Content-Type": "application/json"}}, "bad_json", "JSON"),
         ({"content": b"[{}" + b",{}" * (4 * MAX_VALUES) + b"]", "headers": {"Content-Type": "application/json"}}, "invalid", "values"),
+        ({"content": b"[{}" + b",{}" * 340_000 + b"]", "headers": {"Content-Type": "application/json"}}, "invalid", "values"),
+        ({"json": {"prompt": "x", "images": [{}] * 10_001}}, "too_many_images", "over 10,000 images"),
+        ({"json": {"prompts": ["x"] * 10_001, "images": []}}, "too_many_images", "over 10,000 prompts"),
+        ({"json": body(png(), prompt="a " + "x" * 1001)}, "invalid", "over 1,000 characters without a space"),
+        ({"json": {"prompts": ["a", "y\x1c\u200b" * 500], "images": [{"data": ""}] * 2}}, "invalid", "over 1,000 characters without"),
+        ({"files": {"image": png()}, "data": {"prompt": "x" * 1001}}, "invalid", "over 1,000 characters without"),
         ({"content": b'{"prompt":"\\ud800","images":[]}', "headers": {"Content-Type": "application/json"}}, "bad_json", "JSON"),
         ({"content": b"x"}, "unsupported_media_type", "application/json"),
         ({"content": b"x", "headers": {"Content-Type": "application/x-www-form-urlencoded"}}, "unsupported_media_type", "json"),
@@ -408,6 +414,10 @@ def test_an_image_waits_no_longer_than_it_must() -> None:
         assert late.result().status_code == 200
 
 
+def test_long_words_up_to_the_limit_are_scored(lite: Served) -> None:
+    assert lite.score(png(), prompt="x" * 1000 + " " + "y" * 1000).status_code == 200
+
+
 def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
     scorer = SlowScorer()
     with slow(scorer, max_queue=8, max_images=8) as served:
@@ -455,6 +465,26 @@ def test_a_model_that_fails_on_one_image_scores_the_others() -> None:
         assert rows[3]["score"] == pytest.approx(rows[0]["score"] + 1)
         assert rows[1]["error"]["message"] == "slow failed on this image (CUDA error: out of memory)"
         assert served.metric("images_total", model="slow", outcome="model_failed") == 2
+
+
+class ClumsyScorer(SlowScorer):
+    """Fails on white pictures, with no error of ours."""
+
+    def _prepare(self, image: Any) -> float:
+        if (mean := super()._prepare(image)) == 255:
+            raise RuntimeError("no kernel image\nof that size")
+        return mean
+
+
+def test_an_image_that_fails_in_an_unforeseen_way_fails_alone_and_is_counted() -> None:
+    buffer = BytesIO()
+    Image.new("RGB", (40, 40), "white").save(buffer, "PNG")
+    with slow(ClumsyScorer()) as served:
+        rows = served.score(png(0), buffer.getvalue(), png(1)).json()["results"]
+        assert [row["error"] and row["error"]["code"] for row in rows] == [None, "model_failed", None]
+        assert rows[1]["error"]["message"] == "slow failed on this image (no kernel image)"
+        assert served.metric("images_total", model="slow", outcome="model_failed") == 1
+        assert served.metric("images_total", model="slow", outcome="scored") == 2
 
 
 def test_a_request_that_takes_too_long_is_answered() -> None:
@@ -533,8 +563,28 @@ def test_every_answer_has_the_guards_headers(lite: Served) -> None:
         assert "server" not in reply.headers
 
 
+def test_tiny_values_below_a_mebibyte_are_refused_before_they_are_parsed() -> None:
+    import tracemalloc
+
+    content = b'{"prompt":"x","images":[' + b",".join([b"{}"] * 340_000) + b"]}"
+    assert len(content) < 2**20
+    tracemalloc.start()
+    try:
+        with pytest.raises(RequestError, match="values"):
+            read_json(content, ScoreBody)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
 def test_settings_that_make_no_sense_are_refused() -> None:
-    for bad in ({"max_queue": 3}, {"max_wait_ms": -1.0}, {"max_images": 0}, {"body_seconds": math.nan}):
+    for bad in (
+        {"max_queue": 3},
+        {"max_wait_ms": -1.0},
+        {"max_images": 0},
+        {"max_images": 10_001, "max_queue": 10_001},
+        {"body_seconds": math.nan},
+    ):
         with pytest.raises(ServeError):
             ServeConfig(**bad)
     with pytest.raises(TypeError):

@@ -25,6 +25,7 @@ from humanpref.scorers.cached import CachedScorer
 from humanpref.serve.client import Client, ClientError, UnauthorizedError, UnavailableError
 from humanpref.serve.config import ServeConfig
 from humanpref.serve.keys import ApiKeys
+from humanpref.serve.models import ServedModel
 from tests.serving import Served, files_of, serving
 from tests.test_serve import SlowScorer, slow
 from tests.toys import picture
@@ -108,6 +109,52 @@ def test_a_client_can_be_cached(lite: Served, tmp_path: Path) -> None:
         torch.testing.assert_close(CachedScorer(load_scorer("lite"), cache).score(paths, "x"), first)
         torch.testing.assert_close(CachedScorer(client, cache).score(paths, "x"), first)
         assert lite.metric("images_total", model="lite", outcome="scored") == before
+
+
+class Weighed(SlowScorer):
+    """A scorer with an identity."""
+
+    def __init__(self, weights: str) -> None:
+        super().__init__()
+        self.weights = weights
+
+    def _settings(self) -> dict[str, str]:
+        return {"weights": self.weights}
+
+
+@pytest.mark.parametrize("asked_first", ["identity", "score"])
+def test_another_scorer_after_a_restart_is_not_taken_for_the_one_before(asked_first: str, tmp_path: Path) -> None:
+    def weighed(weights: str, port: int = 0) -> Any:
+        return serving({"slow": ServedModel("slow", (Weighed(weights),))}, port=port)
+
+    with weighed("a") as served:
+        client = Client(served.url, pause=0.01)
+        if asked_first == "identity":
+            assert client.identity == Weighed("a").identity
+        client.score(picture(seed=1), "x")
+        port = served.port
+    with weighed("a", port):
+        client.score(picture(seed=1), "x")
+    with client, weighed("b", port), ScoreCache(tmp_path / "scores.sqlite") as cache:
+        with pytest.raises(ClientError, match="another scorer than before") as caught:
+            CachedScorer(client, cache).score([picture(seed=2)], "x")
+        assert caught.value.code == "other_scorer"
+        with Client(f"http://127.0.0.1:{port}") as fresh:
+            assert CachedScorer(fresh, cache).score([picture(seed=2)], "x").shape == (1,)
+
+
+def test_as_many_requests_are_under_way_as_asked_for() -> None:
+    scorer = SlowScorer()
+    with slow(scorer, max_batch=1) as served, Client(served.url, batch=1, parallel=12) as client:
+        scorer.go.clear()
+        thread = threading.Thread(target=client.score, args=([picture(seed=i) for i in range(24)], "x"))
+        thread.start()
+        until = time.monotonic() + 5
+        while served.service.admission.images < 12 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert served.service.admission.images == 12
+        scorer.go.set()
+        thread.join()
 
 
 def test_refusals_have_names(lite: Served) -> None:

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -157,7 +158,7 @@ def test_who_does_not_read_the_answer_is_let_go() -> None:
     """The answer to many images fills the socket's buffers; nothing waits for its reader for ever."""
     scorer = SlowScorer()
     with slow(scorer, idle_seconds=0.6, max_images=1000, max_body_bytes=2**25) as served:
-        many = json.dumps({"prompt": "x" * 20_000, "images": [{"data": "", "name": "n" * 300}] * 1000}).encode()
+        many = json.dumps({"prompt": "x " * 10_000, "images": [{"data": "", "name": "n" * 300}] * 1000}).encode()
         with socket.socket() as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.connect(("127.0.0.1", served.port))
@@ -182,6 +183,7 @@ def test_a_client_that_has_gone_takes_its_images_with_it() -> None:
                 time.sleep(0.01)
         while served.service.admission.images:
             time.sleep(0.01)
+        assert len(served.service.engine.models["slow"].batcher) == 0  # nor does the queue keep what was prepared
         scorer.go.set()
         assert served.score(png()).status_code == 200
         assert len(scorer.batches) <= 3  # what was at the model when its client left, and the new one
@@ -290,6 +292,50 @@ def test_a_second_signal_ends_it_now() -> None:
         served.server.handle_exit(signal.SIGTERM, None)
         served.thread.join(10)
         assert not served.thread.is_alive()
+
+
+BUSY = """
+from humanpref.cli import main
+from humanpref.serve import server
+from humanpref.serve.models import ServedModel
+from tests.test_serve import SlowScorer
+server.load_models = lambda _: {"lite": ServedModel("lite", (SlowScorer(15.0, "lite"),))}
+main()
+"""
+
+
+@pytest.mark.parametrize(("drain", "signals"), [("0.3", 1), ("60", 2)])
+def test_a_busy_model_does_not_keep_the_process(drain: str, signals: int) -> None:
+    options = ("--model", "lite", "--drain-seconds", drain)
+    with process(*options, program=("-c", BUSY)) as started, ThreadPoolExecutor(1) as pool:
+        started.wait_ready()
+        asked = pool.submit(httpx.post, f"{started.url}/v1/score", json=body(png()), timeout=30)
+        while gauge(started, "humanpref_queue_images") < 1:
+            time.sleep(0.02)
+        time.sleep(0.3)  # prepared, and with the model
+        began = time.monotonic()
+        for _ in range(signals):
+            started.terminate()
+            time.sleep(0.3)
+        assert started.end() == 0
+        assert time.monotonic() - began < 8  # the model is busy for 15 seconds
+        with suppress(httpx.TransportError):
+            assert error(asked.result())[:2] == (503, "draining")
+
+
+def test_told_to_stop_while_models_load_it_ends_at_once() -> None:
+    code = "import time\nfrom humanpref.cli import main\nfrom humanpref.serve import server\n"
+    code += "def load(_):\n    print('loading', flush=True)\n    time.sleep(15)\n"
+    code += "server.load_models = load\nmain()"
+    command = [sys.executable, "-c", code, "serve", "--model", "lite", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        assert started.stdout.readline() == "loading\n"
+        began = time.monotonic()
+        started.terminate()
+        said = started.communicate(timeout=20)
+        assert (started.returncode, *said) == (0, "", "")
+        assert time.monotonic() - began < 5
 
 
 # ---- a process: many requests, keys, stopping

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -20,7 +21,9 @@ from hypothesis import strategies as st
 from humanpref.serve.config import ServeConfig
 from humanpref.serve.errors import RequestError
 from humanpref.serve.fetch import Fetcher, check_url, is_public, resolve
+from humanpref.serve.models import ServedModel
 from tests.serving import b64, png, serving
+from tests.test_serve import SlowScorer, error
 
 PRIVATE = [
     "127.0.0.1", "127.8.9.1", "0.0.0.0", "10.0.0.1", "172.16.5.4", "172.31.255.255", "192.168.1.1", "169.254.169.254",
@@ -61,7 +64,10 @@ def website(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[tuple[
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 64  # a connection over it is tried again after a second
+
+    server = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield server.server_port, asked
@@ -85,6 +91,11 @@ def routes(handler: BaseHTTPRequestHandler) -> None:
         give(handler, 200, png(1))
     elif path == "/large":
         give(handler, 200, bytes(60_000))
+    elif path == "/heavy":
+        give(handler, 200, png(1) + bytes(40_000))  # what follows a PNG's end is not read
+    elif path == "/second":
+        time.sleep(1)
+        give(handler, 200, png(1))
     elif path == "/gzip":
         give(handler, 200, b"x", Content_Encoding="gzip")
     elif path == "/here":
@@ -93,6 +104,8 @@ def routes(handler: BaseHTTPRequestHandler) -> None:
         give(handler, 302, Location=f"http://inside.example:{port}/a.png")
     elif path == "/file":
         give(handler, 302, Location="file:///etc/passwd")
+    elif path == "/odd":
+        give(handler, 302, Location="http://[x")
     elif path == "/round":
         give(handler, 302, Location="/round")
     elif path == "/slow":
@@ -186,6 +199,7 @@ def test_limits_of_size_time_and_redirects() -> None:
         assert time.monotonic() - began < 2
         assert "redirects more than 4" in refused(f"{base}/round")[1]
         assert sum("/round" in path for path in asked) == 5
+        assert refused(f"{base}/odd") == ("url_failed", "the URL redirects to what is no URL")
         assert "404" in refused(f"{base}/none")[1]
         assert "encoding" in refused(f"{base}/gzip")[1]
         assert refused("http://unknown.example/")[0] == "url_failed"
@@ -233,3 +247,88 @@ def test_urls_in_requests() -> None:
                 "/v1/score", json={"prompt": "x", "images": [{"url": f"http://127.0.0.1:{port}/a.png"}]}
             ).json()
             assert rows["results"][0]["error"]["code"] == "url_refused"
+
+
+def test_waiting_for_a_turn_takes_none_of_the_time_to_fetch() -> None:
+    async def run(url: str) -> list[bytes]:
+        one = fetcher(seconds=1.8)
+        try:
+            return await asyncio.gather(*(one.fetch(url) for _ in range(34)))  # 32 at once, a second each
+        finally:
+            await one.close()
+
+    with website(routes) as (port, _):
+        assert asyncio.run(run(f"http://public.example:{port}/second")) == [png(1)] * 34
+
+
+def test_a_request_fetches_few_images_at_once() -> None:
+    lock, now, most = threading.Lock(), 0, 0
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.1)
+        with lock:
+            now -= 1
+        give(handler, 200, png(1))
+
+    with (
+        website(answer) as (port, _),
+        serving(config=ServeConfig(allow_url=True), fetcher=fetcher(seconds=5)) as served,
+    ):
+        images = [{"url": f"http://public.example:{port}/"}] * 12
+        rows = served.http.post("/v1/score", json={"prompt": "x", "images": images}).json()["results"]
+    assert [row["error"] for row in rows] == [None] * 12
+    assert 2 <= most <= 4
+
+
+class PatientScorer(SlowScorer):
+    """Prepares when told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prepare_now = threading.Event()
+
+    def _prepare(self, image: Any) -> float:
+        assert self.prepare_now.wait(20)
+        return super()._prepare(image)
+
+
+def test_bytes_of_urls_are_bounded_until_their_images_are_prepared() -> None:
+    config = ServeConfig(allow_url=True, max_body_bytes=90_000, max_pending_bytes=100_000, threads=4)
+    scorer = PatientScorer()
+    models = {"slow": ServedModel("slow", (scorer,))}
+    with (
+        website(routes) as (port, _),
+        serving(models, config, fetcher=fetcher(seconds=5)) as served,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        admission = served.service.admission
+
+        def ask(count: int) -> Any:
+            images = [{"url": f"http://public.example:{port}/heavy"}] * count
+            return pool.submit(served.http.post, "/v1/score", json={"prompt": "x", "images": images})
+
+        def until(true: Callable[[], bool]) -> None:
+            end = time.monotonic() + 10
+            while not true() and time.monotonic() < end:
+                time.sleep(0.01)
+            assert true()
+
+        asked = ask(4)
+        until(lambda: served.metric("images_total", model="slow", outcome="overloaded") == 2)
+        assert 80_000 < admission.bytes <= 100_000
+        scorer.prepare_now.set()
+        assert error(asked.result())[:2] == (503, "overloaded")
+        assert asked.result().headers["retry-after"] == "1"
+        until(lambda: admission.bytes == 0)
+        scorer.go.clear()
+        scorer.batches.clear()
+        asked = ask(1)
+        until(lambda: bool(scorer.batches))  # prepared: only the request's own body is held
+        assert admission.bytes < 1000
+        scorer.go.set()
+        assert asked.result().json()["results"][0]["error"] is None
+        until(lambda: admission.bytes == 0)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -92,7 +96,22 @@ def serve_command(
     def ready(url: str) -> None:
         say(f"{', '.join(names)} at {url}; stop with Ctrl-C")
 
-    serve(options, host, port, config=config, keys=keys, on_ready=ready)
+    # while models load nothing was taken in; as a container's first process it would not even be ended by the signal
+    before = signal.signal(signal.SIGTERM, lambda *_: _leave())
+    try:
+        serve(options, host, port, config=config, keys=keys, on_ready=ready)
+        _leave()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave() -> NoReturn:
+    """End at once with status 0. On the ordinary way out Python would wait for whatever a model is still busy with."""
+    logging.shutdown()
+    with suppress(OSError, ValueError):  # nobody is left to read
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(0)
 
 
 def _devices(values: list[str] | None, names: list[str]) -> dict[str, tuple[str, ...]]:

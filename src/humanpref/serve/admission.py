@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from humanpref.serve.config import ServeConfig
@@ -56,10 +56,25 @@ class Admission:
             self._count(images)
 
     def take_bytes(self, count: int) -> None:
-        """Hold bytes of a body. Raises `RequestError` 503 where too many are held."""
+        """Hold bytes of a body, or of what a URL gave. Raises `RequestError` 503 where too many are held."""
         if self.bytes + count > self._config.max_pending_bytes:
             raise RequestError("overloaded", "too many bytes are waiting already; try again later", retry_after=1)
         self.bytes += count
+
+    @contextmanager
+    def holding(self) -> Iterator[Callable[[int], None]]:
+        """Hold what is given to `take_bytes` through this until the end of the block."""
+        held = 0
+
+        def take(count: int) -> None:
+            nonlocal held
+            self.take_bytes(count)
+            held += count
+
+        try:
+            yield take
+        finally:
+            self.bytes -= held
 
     def _count(self, images: int) -> None:
         self._done += images

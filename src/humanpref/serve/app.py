@@ -32,9 +32,10 @@ from humanpref.serve.config import ServeConfig
 from humanpref.serve.errors import RequestError
 from humanpref.serve.fetch import Fetcher
 from humanpref.serve.guard import Guard, body_of, error_response
+from humanpref.serve.identity import identity_hash
 from humanpref.serve.keys import ApiKeys
 from humanpref.serve.metrics import Metrics
-from humanpref.serve.models import Engine, ServedModel
+from humanpref.serve.models import FETCHES, Engine, ServedModel
 from humanpref.web import LastingFiles, static_version
 
 STATIC = Path(__file__).parent / "static"
@@ -97,8 +98,7 @@ async def compare(request: Request) -> Response:
 async def models(request: Request) -> Response:
     """List the models that are served, the default first, and the limits of a request."""
     service = _service(request)
-    # a model's identity may read the whole of its weights file, once
-    rows = await anyio.to_thread.run_sync(lambda: [model.plain() for model in service.engine.models.values()])
+    rows = [model.plain() for model in service.engine.models.values()]
     config = service.config
     limits = {
         "images": config.max_images,
@@ -163,12 +163,16 @@ async def _judge(
     with service.admission.queued(len(asked.sources)):
         try:
             with anyio.fail_after(service.config.request_seconds):
-                jobs = list(map(partial(service.engine.judge, model), asked.sources, asked.prompts))
+                judge = partial(service.engine.judge, model, asyncio.Semaphore(FETCHES))
+                jobs = list(map(judge, asked.sources, asked.prompts))
                 outcomes = [await jobs[0]] if len(jobs) == 1 else await asyncio.gather(*jobs)
                 cut = await service.engine.truncated(model, asked.distinct)
         except TimeoutError:
             seconds = service.config.request_seconds
             raise RequestError("timed_out", f"not done in {seconds:g} seconds", retry_after=5) from None
+    for outcome in outcomes:
+        if isinstance(outcome, RequestError) and outcome.code == "overloaded":
+            raise outcome  # no fault of an image's: the request may come again
     return outcomes, cut
 
 
@@ -202,6 +206,7 @@ def score_answer(
     notes = dict.fromkeys(note for prompt in asked.distinct for note in prompt_notes(model.scorer, prompt))
     return {
         "model": model.name,
+        "identity": identity_hash(model.identity),
         "prompts": [{"prompt": p, "truncated": t} for p, t in zip(asked.distinct, cut, strict=True)],
         "results": results,
         "notes": list(notes),
@@ -228,17 +233,19 @@ def create_app(
     counters, admission = Metrics(), Admission(config)
     if config.allow_url and fetcher is None:
         fetcher = Fetcher(max_bytes=config.max_image_bytes, seconds=config.fetch_seconds)
-    engine = Engine(models, config, counters, fetcher if config.allow_url else None)
+    engine = Engine(models, config, counters, admission, fetcher if config.allow_url else None)
     for name, text, value in (
         ("queue_images", "Images taken in and not yet scored.", lambda: admission.images),
         ("requests_in_flight", "Requests under way.", lambda: admission.requests),
-        ("body_bytes", "Bytes of bodies that are held.", lambda: admission.bytes),
+        ("body_bytes", "Bytes of bodies, and of what URLs gave, that are held.", lambda: admission.bytes),
         ("draining", "1 while the server is being stopped.", lambda: int(admission.draining)),
     ):
         counters.gauge(name, text, value)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # it may read the whole of a weights file, once; every answer of /v1/score says it
+        await anyio.to_thread.run_sync(lambda: [model.identity for model in models.values()])
         engine.start()
         yield
         await engine.stop()

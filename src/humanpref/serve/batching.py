@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,7 @@ Observe = Callable[[int, float, float], None]
 """Told of every batch: images in it, seconds the model took, seconds the oldest image had waited."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Waiting:
     prepared: Any
     prompt: str
@@ -101,7 +102,12 @@ class Batcher:
         waiting = _Waiting(prepared, prompt, now, until, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._kick()
-        return await waiting.done
+        try:
+            return await waiting.done
+        except asyncio.CancelledError:
+            with suppress(ValueError):  # a replica has it already
+                self._waiting.remove(waiting)
+            raise
 
     def _kick(self) -> None:
         for event in self._kicked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -11,14 +12,17 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from humanpref.serve.config import MOST_IMAGES
 from humanpref.serve.errors import RequestError
 
 MAX_PROMPT = 20_000
+MAX_WORD = 1000
+"""Most characters of a prompt without a space: the time of a BPE tokenizer grows faster than the word."""
+LONG_WORD = re.compile(rf"[^ \t\r\n]{{{MAX_WORD + 1}}}")
+"""Other spaces do not count: a tokenizer's cleaning may drop them."""
 MAX_NAME = 300
 MAX_VALUES = 100_000
 """Most values in a JSON body: one of many tiny values would fill memory."""
-SMALL = 2**20
-"""A body of fewer bytes cannot."""
 
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT)]
 
@@ -39,16 +43,16 @@ class ScoreBody(_Body):
     """Images and the prompt they were made for: one `prompt` for all, or `prompts`, one per image."""
 
     model: str | None = Field(None, max_length=MAX_NAME, description="See /v1/models; the server's first by default.")
-    images: list[ImageBody] = Field(fail_fast=True)
+    images: list[ImageBody] = Field(max_length=MOST_IMAGES, fail_fast=True)
     prompt: Prompt | None = None
-    prompts: list[Prompt] | None = Field(None, fail_fast=True)
+    prompts: list[Prompt] | None = Field(None, max_length=MOST_IMAGES, fail_fast=True)
 
 
 class CompareBody(_Body):
     """At least two images of one prompt."""
 
     model: str | None = Field(None, max_length=MAX_NAME)
-    images: list[ImageBody] = Field(fail_fast=True)
+    images: list[ImageBody] = Field(max_length=MOST_IMAGES, fail_fast=True)
     prompt: Prompt
 
 
@@ -92,6 +96,7 @@ class ScoreAnswer(BaseModel):
     """Scores: one result for every image of the request."""
 
     model: str
+    identity: str | None = Field(description="A short hash of the model's identity of /v1/models; null: it has none.")
     prompts: list[PromptAnswer]
     results: list[ImageAnswer]
     notes: list[str]
@@ -132,7 +137,7 @@ class ScoreRequest:
 
 def read_json(content: bytes, shape: type[ScoreBody] | type[CompareBody]) -> ScoreRequest:
     """Read a JSON body. Raises `RequestError`: 400 for what is no JSON, 422 for what does not fit, naming the place."""
-    if len(content) > SMALL and sum(content.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
+    if sum(content.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
         raise RequestError("invalid", f"the body holds over {MAX_VALUES:,} values")
     try:
         body = shape.model_validate_json(content)
@@ -195,6 +200,8 @@ def _request(
     if len(texts) != len(sources):
         raise RequestError("invalid", f"{len(sources)} images but {len(texts)} prompts; give one, or one per image")
     distinct = tuple(dict.fromkeys(texts)) if prompt is None else (prompt,)
+    if any(LONG_WORD.search(text) for text in distinct):
+        raise RequestError("invalid", f"prompt: over {MAX_WORD:,} characters without a space")
     return ScoreRequest(model, sources, texts, distinct)
 
 
@@ -203,6 +210,8 @@ def _explain(error: ValidationError) -> RequestError:
     place = [part for part in first["loc"] if part != "body"]
     if first["type"] == "json_invalid":
         return RequestError("bad_json", f"the body is no JSON ({first['msg'].removeprefix('Invalid JSON: ')})")
+    if first["type"] == "too_long" and place in (["images"], ["prompts"]):
+        return RequestError("too_many_images", f"over {MOST_IMAGES:,} {place[0]}; send several requests")
     image = place[1] if len(place) > 1 and place[0] == "images" and isinstance(place[1], int) else None
     where = ".".join(str(part)[:80] for part in place) or "the body"
     more = f" (and {len(others)} more)" if others else ""

@@ -28,6 +28,7 @@ from humanpref.records import ImageRef
 from humanpref.retry_after import retry_after
 from humanpref.scorers.base import ScorerSpec, align_prompts, as_images, collect, map_ahead
 from humanpref.serve.errors import FINAL_IMAGE_CODES
+from humanpref.serve.identity import identity_hash
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,6 +77,8 @@ class Client:
     timeout: seconds of one try, from sending it to the end of its answer's silence.
     retries: tries after the first, `pause` seconds apart at first, then twice as long each time.
     batch: most images in one request; `parallel` requests are under way at once.
+
+    All answers must come from one scorer, as its `identity` says: after a restart with other weights, `ClientError`.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class Client:
         self._batch = max(1, batch)
         self._parallel = max(1, parallel)
         self._truncated: OrderedDict[str, bool] = OrderedDict()
+        self._scorer: tuple[str | None] | None = None  # the hash of its identity, once that is known
 
     def __enter__(self) -> Client:
         return self
@@ -139,7 +143,9 @@ class Client:
     @property
     def identity(self) -> str:
         """That of the scorer on the server: scores may be cached as its own. Raises `ScoreError` where it has none."""
-        if not (identity := self.about["identity"]):
+        identity = self.about["identity"]
+        self._check_scorer(identity_hash(identity))
+        if not identity:
             raise ScoreError(
                 f"{self._url} does not say which weights its {self.about['name']} has: nothing to cache by"
             )
@@ -160,14 +166,15 @@ class Client:
         texts = align_prompts(prompts, len(images))
         starts = range(0, len(images), self._batch)
         jobs = [(images[start : start + self._batch], texts[start : start + self._batch]) for start in starts]
-        for outcomes in map_ahead(lambda job: self._ask_in_parts(*job), jobs, ahead=self._parallel):
+        for outcomes in map_ahead(
+            lambda job: self._ask_in_parts(*job), jobs, ahead=self._parallel, threads=self._parallel
+        ):
             yield from outcomes
 
     def truncated(self, prompt: str) -> bool:
         """Tell whether the prompt is longer than what the model reads."""
         if prompt not in self._truncated:
-            reply = self._post("/v1/score", {"model": self._model, "prompt": prompt, "images": []})
-            self._remember(reply)
+            self._remember(self._score({"model": self._model, "prompt": prompt, "images": []}))
         return self._truncated[prompt]
 
     # ---- what a server has
@@ -203,7 +210,7 @@ class Client:
         if not places:
             return Answer(tuple(o for o in outcomes if o is not None), {}, ())
         sent = {"model": self._model, "prompts": [texts[i] for i in places], "images": bodies}
-        reply = self._post("/v1/score", sent)
+        reply = self._score(sent)
         for i, result in zip(places, reply["results"], strict=True):
             outcomes[i] = result["score"] if result["error"] is None else self._image_error(result["error"], images[i])
         self._remember(reply)
@@ -247,8 +254,20 @@ class Client:
         while len(self._truncated) > REMEMBERED:
             self._truncated.popitem(last=False)
 
-    def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        return self._send("POST", path, {name: value for name, value in body.items() if value is not None})
+    def _score(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """POST to /v1/score. Raises `ClientError` where another scorer answers than before."""
+        reply = self._send("POST", "/v1/score", {name: value for name, value in body.items() if value is not None})
+        self._check_scorer(reply.get("identity"))
+        return reply
+
+    def _check_scorer(self, found: str | None) -> None:
+        """Scores of two scorers are not to be mixed, nor cached as each other's."""
+        if self._scorer is None:
+            self._scorer = (found,)
+        elif self._scorer != (found,):
+            raise ClientError(
+                f"{self._url}: the server has another scorer than before; make a new client", code="other_scorer"
+            )
 
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
         """Ask until there is an answer, or no try is left."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 from humanpref.serve.errors import ServeError
 
 MIB = 2**20
+MOST_IMAGES = 10_000
+"""Of one request, whatever `max_images` is: reading of bodies ends there."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class ServeConfig:
             if not math.isfinite(value) or value < 0 or (value == 0 and field.name not in may_be_zero):
                 least = "at least" if field.name in may_be_zero else "above"
                 raise ServeError(f"{field.name} must be {least} 0, got {value}")
+        if self.max_images > MOST_IMAGES:
+            raise ServeError(f"max_images must be at most {MOST_IMAGES:,}, got {self.max_images:,}")
         if self.max_queue < self.max_images:
             raise ServeError(
                 f"max_queue ({self.max_queue}) must be at least max_images ({self.max_images}), "

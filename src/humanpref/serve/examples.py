@@ -23,6 +23,7 @@ _MANY = {
 _TWO = {"prompt": "A lighthouse.", "images": [{"name": "a.png", "data": PICTURE}, {"name": "b.png", "data": PICTURE}]}
 _SCORED = {
     "model": "lite",
+    "identity": "0123456789abcdef",
     "prompts": [{"prompt": "A lighthouse at sunset.", "truncated": False}],
     "results": [
         {

@@ -12,6 +12,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -23,6 +24,8 @@ from humanpref.serve.errors import RequestError
 MAX_REDIRECTS = 4
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_ADDRESSES = 64
+MAX_FETCHES = 32
+"""At once, of all requests; those that wait for their turn do not lose time of theirs."""
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 EMBEDDED = tuple(ipaddress.ip_network(net) for net in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32"))
@@ -52,7 +55,9 @@ def is_public(text: str) -> bool:
 
 async def resolve(host: str, port: int) -> list[str]:
     """Return all addresses of a host. Raises `OSError`."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    # not the loop's own getaddrinfo: the loop waits for that when it ends, however long the resolver takes
+    found = await anyio.to_thread.run_sync(look_up, abandon_on_cancel=True)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
@@ -114,11 +119,12 @@ class Fetcher:
         allowed: Callable[[str], bool] = is_public,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
+        self._turns = asyncio.Semaphore(MAX_FETCHES)
         self._max_bytes = max_bytes
         self._seconds = seconds
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=ssl_context or ssl.create_default_context(),
-            max_connections=32,
+            max_connections=MAX_FETCHES,
             max_keepalive_connections=0,  # each request resolves and checks anew
             network_backend=CheckedBackend(resolve, allowed),
         )
@@ -127,12 +133,19 @@ class Fetcher:
         """Close what is open."""
         await self._pool.aclose()
 
-    async def fetch(self, url: str) -> bytes:
-        """Fetch what is at a URL, over at most a few redirects, within the limits of size and time."""
+    async def fetch(self, url: str, take: Callable[[int], None] = lambda _: None) -> bytes:
+        """Fetch what is at a URL, over at most a few redirects, within the limits of size and time.
+
+        `take` is told of bytes before they are kept, and may raise `RequestError`.
+        """
+        async with self._turns:
+            return await self._fetch(url, take)
+
+    async def _fetch(self, url: str, take: Callable[[int], None]) -> bytes:
         try:
             with anyio.fail_after(self._seconds):
                 for _ in range(MAX_REDIRECTS + 1):
-                    content, further = await self._get(url)
+                    content, further = await self._get(url, take)
                     if further is None:
                         return content
                     url = further
@@ -150,7 +163,7 @@ class Fetcher:
             raise RequestError("url_failed", f"the URL could not be fetched ({type(error).__name__})") from None
         raise RequestError("url_failed", f"the URL redirects more than {MAX_REDIRECTS} times")
 
-    async def _get(self, url: str) -> tuple[bytes, str | None]:
+    async def _get(self, url: str, take: Callable[[int], None]) -> tuple[bytes, str | None]:
         """-> what is there, or where it says to go on."""
         check_url(url)
         limits = dict.fromkeys(("connect", "read", "write", "pool"), self._seconds)
@@ -163,16 +176,20 @@ class Fetcher:
         async with request as response:
             found = {name.lower(): value.decode("latin-1") for name, value in response.headers}
             if response.status in REDIRECTS and (place := found.get(b"location")):
-                return b"", urljoin(url, place)
+                try:
+                    return b"", urljoin(url, place)
+                except ValueError:
+                    raise RequestError("url_failed", "the URL redirects to what is no URL") from None
             if response.status != 200:
                 raise RequestError("url_failed", f"the URL answered {response.status}")
             if found.get(b"content-encoding", "identity").lower() != "identity":
                 raise RequestError("url_failed", "the URL answered in an encoding that was not asked for")
             content = bytearray()
             async for chunk in response.aiter_stream():
-                content += chunk
-                if len(content) > self._max_bytes:
+                if len(content) + len(chunk) > self._max_bytes:
                     raise RequestError("image_too_large", f"the URL gave more than {self._max_bytes:,} bytes")
+                take(len(chunk))
+                content += chunk
             return bytes(content), None
 
 

@@ -5,24 +5,32 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from humanpref.errors import ImageError, ScoreError, WeightsError
+from humanpref.errors import ImageError, ScoreError, WeightsError, reason_of
 from humanpref.images import decode_image
 from humanpref.scorers import DEFAULT_SCORER, Precision, load_scorer
 from humanpref.scorers.base import BatchScorer
+from humanpref.serve.admission import Admission
 from humanpref.serve.batching import Batcher
 from humanpref.serve.bodies import Source
 from humanpref.serve.config import ServeConfig
 from humanpref.serve.errors import RequestError, ServeError
 from humanpref.serve.fetch import Fetcher
 from humanpref.serve.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+FETCHES = 4
+"""Images of one request that are fetched and not yet prepared, at most: no request takes all turns, or all memory."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +113,14 @@ class Engine:
         models: Mapping[str, ServedModel],
         config: ServeConfig,
         metrics: Metrics,
+        admission: Admission,
         fetcher: Fetcher | None = None,
     ) -> None:
         self.models = dict(models)
         self.config = config
         self.metrics = metrics
         self.fetcher = fetcher
+        self._admission = admission
         self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="humanpref-prepare")
         self._ahead: dict[str, asyncio.Semaphore] = {}
 
@@ -153,32 +163,49 @@ class Engine:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, lambda: [model.scorer.truncated(text) for text in prompts])
 
-    async def judge(self, model: ServedModel, source: Source, prompt: str) -> float | RequestError:
-        """Decode, prepare and score one image -> its score, or why there is none."""
+    async def judge(
+        self, model: ServedModel, fetches: asyncio.Semaphore, source: Source, prompt: str
+    ) -> float | RequestError:
+        """Decode, prepare and score one image -> its score, or why there is none.
+
+        fetches: the turns (`FETCHES`) of the images of this request that must be fetched.
+        """
         began = time.monotonic()
         try:
-            content = await self._fetch(source)
-            async with self._ahead[model.name]:
-                model.batcher.begin()
-                try:
-                    prepared = await asyncio.get_running_loop().run_in_executor(
-                        self._threads, self._prepare, model.scorer, source, content
-                    )
-                finally:
-                    model.batcher.end()
-                score = await model.batcher.score(prepared, prompt, began)
+            async with AsyncExitStack() as fetched:
+                content = await self._fetch(source, fetches, fetched)
+                async with self._ahead[model.name]:
+                    model.batcher.begin()
+                    try:
+                        prepared = await asyncio.get_running_loop().run_in_executor(
+                            self._threads, self._prepare, model.scorer, source, content
+                        )
+                    finally:
+                        model.batcher.end()
+                    content = None
+                    await fetched.aclose()  # what was fetched is not held while the image waits for the model
+                    score = await model.batcher.score(prepared, prompt, began)
         except RequestError as error:
-            self.metrics.images.labels(model.name, error.code).inc()
-            return error
+            return self._failed(model, error)
+        except Exception as error:  # of whatever kind: it is this image's alone
+            logger.exception("%s: an image failed", model.name, exc_info=error)
+            message = f"{model.name} failed on this image ({reason_of(error)})"
+            return self._failed(model, RequestError("model_failed", message))
         self.metrics.images.labels(model.name, "scored").inc()
         return score
 
-    async def _fetch(self, source: Source) -> bytes | None:
+    def _failed(self, model: ServedModel, error: RequestError) -> RequestError:
+        self.metrics.images.labels(model.name, error.code).inc()
+        return error
+
+    async def _fetch(self, source: Source, turns: asyncio.Semaphore, held: AsyncExitStack) -> bytes | None:
+        """-> the image's file, None where it is in base64. What is fetched counts until `held` is closed."""
         if source.url is None:
             return source.content
         if self.fetcher is None:
             raise RequestError("url_not_allowed", "this server fetches no URLs (--allow-url); send the image itself")
-        return await self.fetcher.fetch(source.url)
+        await held.enter_async_context(turns)
+        return await self.fetcher.fetch(source.url, held.enter_context(self._admission.holding()))
 
     def _prepare(self, scorer: BatchScorer[Any], source: Source, content: bytes | None) -> Any:
         """In a thread. Raises `RequestError`."""

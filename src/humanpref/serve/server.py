@@ -193,6 +193,7 @@ def serve(
     """Load models and serve them until a signal says to stop; then answer what was taken in, and return.
 
     `port` 0 takes a free one; `on_ready` is told the address. Raises `ServeError` and what `load_scorer` raises.
+    A model that was still busy after `drain_seconds` goes on in its thread, which Python waits for when it exits.
     """
     config = config or ServeConfig()
     taken = bind(host, port)
@@ -202,6 +203,8 @@ def serve(
         on_ready(f"http://{f'[{name}]' if ':' in name else name}:{number}")
         server = make_server(app, config, log_level=log_level)
         server.run(sockets=[taken])
+        if not server.started:
+            raise ServeError("the service could not start (what went wrong is above)")
     finally:
         taken.close()
 
