@@ -36,7 +36,7 @@ PAGES = (
 )
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 VARIES = re.compile(
-    r"(?<![\w-])[\w-]{32}(?![\w-])|\b[0-9a-f]{12}\b"  # tokens, handles
+    r"(?<![\w-])[\w-]{32}(?![\w-])|\b(?:[0-9a-f]{12}|[0-9a-f]{16})\b"  # tokens, handles, identities
     r"|\d{4}-\d\d-\d\dT[\d:.]+\S*| *\d+\.\d\d(?=   (?:run1|noisy|unchanged)$)"  # times, speeds
     r"| *\d+\.\d(?= +\d+   (?:table-)?scores$)"
     r"|(?<= \d\d) +\d+\.\d\d$| +\d+\.\d\d +\d+\.\d x$"  # seconds an image or prompt, costs
