@@ -55,7 +55,8 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make(folder: Path, method: str, options: str = "") -> Any:
-    return apply_methods(make_methods(method), make_backend(f"diffusers:{folder},steps=4{options}"))
+    steps = "" if "steps=" in options else ",steps=4"
+    return apply_methods(make_methods(method), make_backend(f"diffusers:{folder}{steps}{options}"))
 
 
 def draw(backend: Backend, asked: list[Request] = REQUESTS) -> np.ndarray:
