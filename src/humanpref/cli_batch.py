@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from humanpref.cli_options import (
+    CpusPerWorkerOption,
     DeviceOption,
     EngineName,
+    EngineOption,
     PrecisionName,
     PrecisionOption,
+    RayAddressOption,
     ReportFormat,
     Resize,
     ResizeOption,
@@ -75,8 +78,8 @@ def batch_command(
     resize: ResizeOption = Resize.antialias,
     precision: PrecisionOption = PrecisionName.auto,
     device: DeviceOption = "auto",
-    engine: Annotated[EngineName, typer.Option(help="This machine, or workers on a Ray cluster.")] = EngineName.local,
-    ray_address: Annotated[str | None, typer.Option(help="The Ray cluster; by default one on this machine.")] = None,
+    engine: EngineOption = EngineName.local,
+    ray_address: RayAddressOption = None,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -84,7 +87,7 @@ def batch_command(
         ),
     ] = None,
     gpus_per_worker: Annotated[float | None, typer.Option(help="GPUs that each worker needs.", min=0.0)] = None,
-    cpus_per_worker: Annotated[float, typer.Option(help="ray: CPUs that each worker needs.", min=0.0)] = 1.0,
+    cpus_per_worker: CpusPerWorkerOption = 1.0,
     format: Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")] = ReportFormat.table,
 ) -> None:
     """Score a whole dataset into Parquet. Stop it when you like: the same command goes on."""

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from humanpref.cli_options import EngineName, ReportFormat
+from humanpref.cli_options import (
+    CpusPerWorkerOption,
+    EngineName,
+    EngineOption,
+    GpusPerWorkerOption,
+    PromptsArgument,
+    RayAddressOption,
+    ReportFormat,
+    RetryFailedOption,
+    WorkersOption,
+)
 from humanpref.errors import HumanprefError, UnknownNameError
 from humanpref.terminal import progress, say
 
@@ -37,7 +47,7 @@ class Link(str, Enum):
 
 
 def generate_command(
-    prompts: Annotated[Path, typer.Argument(help="JSON Lines, JSON list, Parquet, or text with one prompt a line.")],
+    prompts: PromptsArgument,
     backend: Annotated[
         list[str],
         typer.Option(
@@ -58,7 +68,7 @@ def generate_command(
     ] = "none",
     seed: Annotated[int, typer.Option(help="What the seeds of all images are derived from.")] = 0,
     images_per_prompt: Annotated[int, typer.Option(help="Images of each prompt by each model.", min=1)] = 1,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Make failed images again.")] = False,
+    retry_failed: RetryFailedOption = False,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT, as 512x768.")] = None,
     steps: Annotated[int | None, typer.Option(help="diffusers: steps of denoising.", min=1)] = None,
     guidance: Annotated[float | None, typer.Option(help="diffusers: guidance scale.")] = None,
@@ -80,11 +90,11 @@ def generate_command(
     retries: Annotated[int | None, typer.Option(help="openai: tries after the first.", min=0)] = None,
     allow_url: Annotated[bool | None, typer.Option("--allow-url", help="openai: fetch images from any host.")] = None,
     link: Annotated[Link | None, typer.Option(help="folder: copy images, or link to them.")] = None,
-    engine: Annotated[EngineName, typer.Option(help="This machine, or workers on a Ray cluster.")] = EngineName.local,
-    ray_address: Annotated[str | None, typer.Option(help="The Ray cluster; by default one on this machine.")] = None,
-    workers: Annotated[int, typer.Option(help="How many processes or actors hold the model.", min=1)] = 1,
-    gpus_per_worker: Annotated[float, typer.Option(help="GPUs that each worker needs.", min=0.0)] = 0.0,
-    cpus_per_worker: Annotated[float, typer.Option(help="ray: CPUs that each worker needs.", min=0.0)] = 1.0,
+    engine: EngineOption = EngineName.local,
+    ray_address: RayAddressOption = None,
+    workers: WorkersOption = 1,
+    gpus_per_worker: GpusPerWorkerOption = 0.0,
+    cpus_per_worker: CpusPerWorkerOption = 1.0,
     format: Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")] = ReportFormat.table,
 ) -> None:
     """Make images of prompts with one or many models. Stop it when you like: the same command goes on."""

@@ -15,6 +15,7 @@ from humanpref.cli_options import (
     ReportFormat,
     Resize,
     ResizeOption,
+    RetryFailedOption,
     complete_model,
 )
 from humanpref.cli_scorers import ArchByScorer, NoCacheOption, WeightsByScorer, chosen_scorers, score_cache
@@ -60,7 +61,7 @@ def best_of_command(
     n: Annotated[int | None, typer.Option("--n", "-n", help="Images of each prompt (with --pool: all).", min=2)] = None,
     source: Annotated[str | None, typer.Option(help="With --pool: the model, where it holds several.")] = None,
     seed: Annotated[int, typer.Option(help="What the seeds of all images are derived from.")] = 0,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Make failed images again.")] = False,
+    retry_failed: RetryFailedOption = False,
     weights: WeightsByScorer = None,
     arch: ArchByScorer = None,
     resize: ResizeOption = Resize.antialias,

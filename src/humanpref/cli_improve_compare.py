@@ -10,11 +10,17 @@ import typer
 from humanpref.cli_options import (
     DeviceOption,
     EngineName,
+    EngineOption,
+    GpusPerWorkerOption,
     PrecisionName,
     PrecisionOption,
+    PromptsArgument,
+    RayAddressOption,
     ReportFormat,
     Resize,
     ResizeOption,
+    RetryFailedOption,
+    WorkersOption,
 )
 from humanpref.cli_scorers import (
     ArchByScorer,
@@ -31,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def compare_command(
-    prompts: Annotated[Path, typer.Argument(help="JSON Lines, JSON list, Parquet, or text with one prompt a line.")],
+    prompts: PromptsArgument,
     backend: Annotated[
         str,
         typer.Option(
@@ -54,17 +60,17 @@ def compare_command(
     more: Annotated[list[str] | None, typer.Argument(metavar="NAME", hidden=True)] = None,
     seed: Annotated[int, typer.Option(help="What the seeds of all images are derived from.")] = 0,
     images_per_prompt: Annotated[int, typer.Option(help="Images of each prompt by each method.", min=1)] = 1,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Make failed images again.")] = False,
+    retry_failed: RetryFailedOption = False,
     weights: WeightsByScorer = None,
     arch: ArchByScorer = None,
     resize: ResizeOption = Resize.antialias,
     precision: PrecisionOption = PrecisionName.auto,
     device: DeviceOption = "auto",
     no_cache: NoCacheOption = False,
-    engine: Annotated[EngineName, typer.Option(help="This process, or workers on a Ray cluster.")] = EngineName.local,
-    ray_address: Annotated[str | None, typer.Option(help="The Ray cluster; by default one on this machine.")] = None,
-    workers: Annotated[int, typer.Option(help="ray: how many hold the model.", min=1)] = 1,
-    gpus_per_worker: Annotated[float, typer.Option(help="ray: GPUs that each worker needs.", min=0.0)] = 0.0,
+    engine: EngineOption = EngineName.local,
+    ray_address: RayAddressOption = None,
+    workers: WorkersOption = 1,
+    gpus_per_worker: GpusPerWorkerOption = 0.0,
     format: Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")] = ReportFormat.table,
 ) -> None:
     """Draw with the baseline and with methods, same prompts and seeds, and judge the images by two scorers or more.

@@ -11,12 +11,18 @@ import typer
 from humanpref.cli_options import (
     DeviceOption,
     EngineName,
+    EngineOption,
+    GpusPerWorkerOption,
     ModelOption,
     PrecisionName,
     PrecisionOption,
+    PromptsArgument,
+    RayAddressOption,
     ReportFormat,
     Resize,
     ResizeOption,
+    RetryFailedOption,
+    WorkersOption,
     complete_model,
 )
 from humanpref.cli_scorers import ArchByScorer, NoCacheOption, WeightsByScorer, chosen_scorers, score_cache
@@ -38,7 +44,7 @@ class PlaceName(str, Enum):
 
 
 def tokens_command(
-    prompts: Annotated[Path, typer.Argument(help="JSON Lines, JSON list, Parquet, or text with one prompt a line.")],
+    prompts: PromptsArgument,
     backend: Annotated[
         str,
         typer.Option("--backend", "-b", metavar="KIND:WHAT[,option=value...]", help="As for humanpref generate."),
@@ -59,17 +65,17 @@ def tokens_command(
     finalists: Annotated[int, typer.Option(help="How many are measured on the holdout.", min=1)] = 3,
     seed: Annotated[int, typer.Option(help="What images and the order of prompts are derived from.", min=0)] = 0,
     plot: Annotated[Path | None, typer.Option(help="Save the gains as a plot: .png, .svg or .pdf.")] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Make failed images again.")] = False,
+    retry_failed: RetryFailedOption = False,
     weights: WeightsByScorer = None,
     arch: ArchByScorer = None,
     resize: ResizeOption = Resize.antialias,
     precision: PrecisionOption = PrecisionName.auto,
     device: DeviceOption = "auto",
     no_cache: NoCacheOption = False,
-    engine: Annotated[EngineName, typer.Option(help="This process, or workers on a Ray cluster.")] = EngineName.local,
-    ray_address: Annotated[str | None, typer.Option(help="The Ray cluster; by default one on this machine.")] = None,
-    workers: Annotated[int, typer.Option(help="ray: how many hold the model.", min=1)] = 1,
-    gpus_per_worker: Annotated[float, typer.Option(help="ray: GPUs that each worker needs.", min=0.0)] = 0.0,
+    engine: EngineOption = EngineName.local,
+    ray_address: RayAddressOption = None,
+    workers: WorkersOption = 1,
+    gpus_per_worker: GpusPerWorkerOption = 0.0,
     format: Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")] = ReportFormat.table,
 ) -> None:
     """Search the tokens that raise a scorer, on a budget of images. Stop it when you like: the same command goes on."""

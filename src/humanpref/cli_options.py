@@ -73,6 +73,15 @@ ResizeOption = Annotated[
 ]
 PrecisionOption = Annotated[PrecisionName, typer.Option(help="Number format of the matrix products.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+PromptsArgument = Annotated[
+    Path, typer.Argument(help="JSON Lines, JSON list, Parquet, or text with one prompt a line.")
+]
+RetryFailedOption = Annotated[bool, typer.Option("--retry-failed", help="Make failed images again.")]
+EngineOption = Annotated[EngineName, typer.Option(help="This machine, or workers on a Ray cluster.")]
+RayAddressOption = Annotated[str | None, typer.Option(help="The Ray cluster; by default one on this machine.")]
+WorkersOption = Annotated[int, typer.Option(help="How many processes or actors hold the model.", min=1)]
+GpusPerWorkerOption = Annotated[float, typer.Option(help="GPUs that each worker needs.", min=0.0)]
+CpusPerWorkerOption = Annotated[float, typer.Option(help="ray: CPUs that each worker needs.", min=0.0)]
 FormatOption = Annotated[Format, typer.Option(help="table for people, json or csv for programs.")]
 
 

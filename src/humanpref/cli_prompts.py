@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from humanpref.cli_options import EngineName, ReportFormat
+from humanpref.cli_options import (
+    EngineName,
+    RayAddressOption,
+    ReportFormat,
+)
 from humanpref.errors import DataError, HumanprefError
 from humanpref.terminal import progress, say
 
@@ -105,7 +109,7 @@ def clean_command(
     engine: Annotated[
         EngineName, typer.Option(help="rules: in this process, or by workers on a Ray cluster.")
     ] = EngineName.local,
-    ray_address: Annotated[str | None, typer.Option(help="The Ray cluster; by default one on this machine.")] = None,
+    ray_address: RayAddressOption = None,
     workers: Annotated[int, typer.Option(help="ray: how many.", min=1)] = 1,
     format: FormatOption = ReportFormat.table,
 ) -> None:
