@@ -22,7 +22,7 @@ from humanpref.cli_improve_finetune import _as_json, _as_table
 from humanpref.generate import make_backend
 from humanpref.generate.contract import Request
 from humanpref.improve import apply_methods, make_methods
-from humanpref.improve.finetune.adapter import add_lora, denoiser_of, frozen
+from humanpref.improve.finetune.adapter import add_lora, frozen
 from humanpref.improve.finetune.config import FinetuneConfig, read_config
 from humanpref.improve.finetune.dpo import dpo_terms, noised, pair_terms
 from humanpref.improve.finetune.loop import validations
@@ -30,6 +30,7 @@ from humanpref.improve.finetune.run import overoptimised
 from humanpref.improve.finetune.sampling import check_pipeline, predicted_clean, sample_early, sample_last
 from humanpref.improve.finetune.validation import Validation, draw, gain
 from humanpref.improve.methods import ImproveError
+from humanpref.improve.pipelines import denoiser_of
 from humanpref.training.checkpoints import read_log
 from tests.finetuning import PROMPTS, Red, run
 from tests.generating import ROOT, environment

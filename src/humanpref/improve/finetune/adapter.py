@@ -16,16 +16,9 @@ from humanpref.errors import MissingExtraError, reason_of
 from humanpref.files import whole
 from humanpref.improve.finetune.config import FinetuneConfig
 from humanpref.improve.methods import ImproveError
+from humanpref.improve.pipelines import denoiser_of
 
 NAME = "humanpref"
-
-
-def denoiser_of(pipeline: Any) -> tuple[str, Any]:
-    """Return the part that denoises: ("unet" or "transformer", the network). Raises `ImproveError`."""
-    for part in ("unet", "transformer"):
-        if isinstance(network := getattr(pipeline, part, None), nn.Module):
-            return part, network
-    raise ImproveError(f"{type(pipeline).__name__} has neither a unet nor a transformer to fine-tune")
 
 
 def add_lora(pipeline: Any, config: FinetuneConfig) -> dict[str, nn.Parameter]:

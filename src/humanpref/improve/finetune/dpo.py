@@ -14,9 +14,10 @@ from torch import Tensor
 from humanpref.generate.contract import Request
 from humanpref.generate.diffusion import DiffusersBackend
 from humanpref.images import open_image
-from humanpref.improve.finetune.adapter import denoiser_of, frozen
+from humanpref.improve.finetune.adapter import frozen
 from humanpref.improve.methods import ImproveError
 from humanpref.improve.noise.encoding import encode
+from humanpref.improve.pipelines import denoiser_of
 from humanpref.records import ImageRef
 
 

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from humanpref.generate.contract import Request
 from humanpref.generate.diffusion import DiffusersBackend
-from humanpref.improve.finetune.adapter import denoiser_of, frozen
+from humanpref.improve.finetune.adapter import frozen
 from humanpref.improve.methods import ImproveError
+from humanpref.improve.pipelines import default_steps, denoiser_of
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,7 @@ class Sampled:
 
 def sampling_steps(backend: DiffusersBackend) -> int:
     """How many steps the backend samples with: its own option, or the pipeline's default."""
-    default = inspect.signature(backend.pipeline.__call__).parameters.get("num_inference_steps")
-    if backend.config.steps is None and default is None:
-        raise ImproveError(f"{backend.name}: its pipeline takes no number of steps")
-    return int(backend.config.steps or default.default)  # type: ignore[union-attr]
+    return int(backend.config.steps or default_steps(backend.pipeline))
 
 
 def check_pipeline(backend: DiffusersBackend) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from humanpref.errors import reason_of
 from humanpref.generate.diffusion import is_out_of_memory
 from humanpref.improve.methods import ImproveError
+from humanpref.improve.pipelines import denoiser_of
 
 DRAWING = {"batch_size", "num_channels_latents", "height", "width", "dtype", "device", "generator"}
 """What `prepare_latents` of a pipeline that makes images of text takes."""
@@ -35,19 +36,9 @@ def check_pipeline(pipeline: Any) -> None:
 
 def default_size(pipeline: Any) -> tuple[int, int]:
     """Return the width and height in pixels that a pipeline makes where none is asked for."""
-    sample = getattr(pipeline, "default_sample_size", None) or denoiser(pipeline).config.sample_size
+    sample = getattr(pipeline, "default_sample_size", None) or denoiser_of(pipeline)[1].config.sample_size
     height, width = (sample, sample) if isinstance(sample, int) else sample
     return width * pipeline.vae_scale_factor, height * pipeline.vae_scale_factor
-
-
-def default_steps(pipeline: Any) -> int:
-    """Return the steps that a pipeline takes where none are asked for."""
-    return int(inspect.signature(pipeline.__call__).parameters["num_inference_steps"].default)
-
-
-def denoiser(pipeline: Any) -> Any:
-    """Return the network that denoises."""
-    return pipeline.unet if getattr(pipeline, "unet", None) is not None else pipeline.transformer
 
 
 def draw_noise(pipeline: Any, generators: Sequence[torch.Generator], size: tuple[int, int]) -> Tensor:
@@ -60,7 +51,7 @@ def draw_noise(pipeline: Any, generators: Sequence[torch.Generator], size: tuple
         num_channels_latents=latent_channels(pipeline),
         height=size[1],
         width=size[0],
-        dtype=denoiser(pipeline).dtype,
+        dtype=denoiser_of(pipeline)[1].dtype,
         device=pipeline._execution_device,
         generator=list(generators),
         latents=None,

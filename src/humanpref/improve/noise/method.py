@@ -14,6 +14,7 @@ from humanpref.improve.methods import ImproveError, only_diffusers
 from humanpref.improve.noise import encoding
 from humanpref.improve.noise.mixing import at_start, check_share, forward_at_start, mix
 from humanpref.improve.noise.references import Choice, References, find_references
+from humanpref.improve.pipelines import default_steps, denoiser_of
 from humanpref.prompts.records import Prompt
 
 MISMATCH = "mismatch"
@@ -108,10 +109,10 @@ class NoiseChange:
         mixed = mix(latents.to(noise.device), noise, forward, self.share)
         # the pipeline multiplies what it is given by this, as it does what it draws
         mixed = mixed / float(getattr(started, "init_noise_sigma", 1.0))
-        return {"latents": mixed.to(encoding.denoiser(pipeline).dtype)}
+        return {"latents": mixed.to(denoiser_of(pipeline)[1].dtype)}
 
     def _steps(self, pipeline: Any) -> int:
-        return self.steps or encoding.default_steps(pipeline)
+        return self.steps or default_steps(pipeline)
 
     def _latents(self, pipeline: Any, requests: Sequence[Request], size: tuple[int, int]) -> Any:
         import torch
