@@ -336,12 +336,11 @@ def _picture(pixels: Any) -> Image.Image:
     """Pixels (3, H, W) in [0, 1] -> a picture of 8 bits a channel."""
     import torch
 
-    from humanpref.preprocess import check_pixels
+    from humanpref.preprocess import check_pixels, to_8_bit
 
     if not isinstance(pixels, torch.Tensor):
         raise ImageError(
             f"{type(pixels).__name__} is not an image: give a path, a PIL image or a float tensor (3, H, W)"
         )
     check_pixels(pixels[None])
-    values = pixels.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
-    return Image.fromarray(values.permute(1, 2, 0).contiguous().cpu().numpy(), "RGB")
+    return Image.fromarray(to_8_bit(pixels))
