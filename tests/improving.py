@@ -20,7 +20,7 @@ from humanpref.improve.tokens.records import SearchReport
 from humanpref.improve.tokens.search import search_tokens
 from humanpref.improve.tokens.templates import Template
 from humanpref.improve.tokens.vocabulary import place_token
-from humanpref.scorers.base import BatchScorer, ScorerSpec
+from humanpref.scorers.base import BatchScorer, ScorerSpec, Scores
 
 EFFECTS = {"good": (30, 30), "fool": (45, 0), "bad": (-30, -30)}
 """Words, and what they add to red and green."""
@@ -89,9 +89,9 @@ class Colour(BatchScorer[float]):
     def _prepare(self, image: Any) -> float:
         return float(np.asarray(open_image(image))[..., self.channel].mean())
 
-    def _score_prepared(self, batch: Sequence[float], prompts: Sequence[str]) -> torch.Tensor:
+    def begin(self, batch: Sequence[float], prompts: Sequence[str]) -> Scores:
         assert all(prompt.startswith("thing ") for prompt in prompts)  # a score is for what was asked for
-        return torch.tensor([float("nan") if p == self.broken else one for one, p in zip(batch, prompts, strict=True)])
+        return lambda: [float("nan") if p == self.broken else one for one, p in zip(batch, prompts, strict=True)]
 
     def _score_pixels(self, pixels: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         raise NotImplementedError

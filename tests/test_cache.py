@@ -529,7 +529,7 @@ def test_real_scorers_say_the_same_from_the_cache(
     for scorer in (load_tiny(), load_tiny(precision="bf16"), load_scorer("lite")):
         plain = list(scorer.score_each(images, prompts))
         assert list(CachedScorer(scorer, cache).score_each(images, prompts)) == plain
-        monkeypatch.setattr(scorer, "_score_prepared", None)  # the network is not touched again
+        monkeypatch.setattr(scorer, "begin", None)  # the network is not touched again
         assert list(CachedScorer(scorer, cache).score_each(images, prompts)) == plain
     assert [(c.name, c.scores) for c in cache.info().scorers] == [("hps-v2.1", 10), ("hps-v2.1", 10), ("lite", 10)]
 

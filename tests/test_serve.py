@@ -26,7 +26,7 @@ from humanpref import score as score_here
 from humanpref.errors import ScoreError
 from humanpref.images import ImageSource, open_image
 from humanpref.scorers import ScorerSpec
-from humanpref.scorers.base import BatchScorer
+from humanpref.scorers.base import BatchScorer, Scores
 from humanpref.serve.bodies import MAX_VALUES, ScoreBody, read_json
 from humanpref.serve.config import ServeConfig
 from humanpref.serve.errors import STATUS, RequestError, ServeError
@@ -58,13 +58,13 @@ class SlowScorer(BatchScorer[float]):
     def _prepare(self, image: Any) -> float:
         return float(np.asarray(open_image(image)).mean())
 
-    def _score_prepared(self, batch: Any, prompts: Any) -> torch.Tensor:
+    def begin(self, batch: Any, prompts: Any) -> Scores:
         self.batches.append(len(batch))
         time.sleep(self.seconds)
         assert self.go.wait(20)
         if "explode" in prompts:
             raise RuntimeError("CUDA error: out of memory\nat line 3")
-        return torch.tensor([math.nan if p == "nan" else v + len(p) for v, p in zip(batch, prompts, strict=True)])
+        return lambda: [math.nan if p == "nan" else v + len(p) for v, p in zip(batch, prompts, strict=True)]
 
     def _score_pixels(self, pixels: Any, prompts: Any) -> torch.Tensor:
         raise NotImplementedError

@@ -10,12 +10,13 @@ import glob
 import re
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -49,7 +50,27 @@ class RemoteImage:
         return self.url
 
 
-ImageSource: TypeAlias = "str | Path | ImageRef | RemoteImage | Image.Image"
+@dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """An image file that is in memory; it is decoded when somebody wants to see it, and once. `name`: for errors."""
+
+    content: bytes
+    name: str
+    max_pixels: int = MAX_PIXELS
+
+    def __str__(self) -> str:
+        return self.name
+
+    @cached_property
+    def picture(self) -> Image.Image:
+        """The image, checked and converted as `open_image` does. Raises `ImageError`; also for more than `max_pixels`
+        pixels, before any is decoded."""
+        if not self.content:
+            raise ImageError(f"{self.name}: the file is empty")
+        return _decode(BytesIO(self.content), self.name, self.max_pixels)
+
+
+ImageSource: TypeAlias = "str | Path | ImageRef | RemoteImage | EncodedImage | Image.Image"
 
 
 def open_image(source: ImageSource) -> Image.Image:
@@ -60,7 +81,24 @@ def open_image(source: ImageSource) -> Image.Image:
     if isinstance(source, Image.Image):
         return _from_memory(source)
     if isinstance(source, RemoteImage):
-        return _decode(BytesIO(_fetch(source.url)), source.url)
+        return read_image(source).picture
+    if isinstance(source, EncodedImage):
+        return source.picture
+    with _open_file(source) as file:
+        return _decode(file, describe(source))
+
+
+def read_image(source: str | Path | ImageRef | RemoteImage) -> EncodedImage:
+    """Read one image file, or fetch it, without decoding it. Raises `ImageError` naming it where that cannot be."""
+    if isinstance(source, RemoteImage):
+        return EncodedImage(_fetch(source.url), source.url)
+    with _open_file(source) as file:
+        return EncodedImage(file.read(), describe(source))
+
+
+@contextmanager
+def _open_file(source: object) -> Iterator[BinaryIO]:
+    """Open an image's file. Raises `ImageError` naming it, also for what fails while it is read."""
     if isinstance(source, str) and is_url(source):
         raise ImageError(f"{source}: URLs are not fetched unless you allow it (--allow-url)")
     if not isinstance(source, (str, Path, ImageRef)):
@@ -74,7 +112,7 @@ def open_image(source: ImageSource) -> Image.Image:
         if path.stat().st_size == 0:
             raise ImageError(f"{path}: the file is empty")
         with path.open("rb") as file:
-            return _decode(file, str(path))
+            yield file
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:  # a path that cannot exist, no permission, a device error
@@ -83,7 +121,7 @@ def open_image(source: ImageSource) -> Image.Image:
 
 def describe(source: object) -> str:
     """Return the name an image goes by in reports: its path or URL, or its kind if it is only in memory."""
-    if isinstance(source, (str, Path, ImageRef, RemoteImage)):
+    if isinstance(source, (str, Path, ImageRef, RemoteImage, EncodedImage)):
         return str(source)
     return f"<{type(source).__name__}>"
 
@@ -91,14 +129,6 @@ def describe(source: object) -> str:
 def is_url(text: str) -> bool:
     """Tell whether a command-line word is a URL rather than a path."""
     return re.match(r"^[A-Za-z][A-Za-z0-9+.-]+://", text) is not None
-
-
-def decode_image(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode an image file's bytes, checked and converted as `open_image` does. Raises `ImageError`, which says
-    `name`; also for more than `max_pixels` pixels, before any is decoded."""
-    if not content:
-        raise ImageError(f"{name}: the file is empty")
-    return _decode(BytesIO(content), name, max_pixels)
 
 
 def expand_sources(words: Iterable[str], *, allow_url: bool = False) -> list[Path | RemoteImage]:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from humanpref.batch.parts import Judged, encode_part
@@ -18,11 +18,10 @@ from humanpref.batch.records import BatchError, Part, Problem, Reading, Row, Spa
 from humanpref.errors import ImageError, reason_of
 
 if TYPE_CHECKING:
-    from PIL import Image
-
+    from humanpref.images import EncodedImage
     from humanpref.preprocess import Resize
-    from humanpref.scorers import Precision
-    from humanpref.scorers.base import BatchScorer
+    from humanpref.scorers import Decode, Precision
+    from humanpref.scorers.base import BatchScorer, Scores
 
 READ_AHEAD = 32
 """Rows that are read before they are decoded, by a thread of their own: reading must not keep a model waiting."""
@@ -42,6 +41,18 @@ class Model:
     resize: Resize = "antialias"
     precision: Precision = "auto"
     device: str = "auto"
+    decode: Decode = "exact"
+    compiled: bool = False
+
+    def load(self) -> BatchScorer[Any]:
+        """Load it. Raises what `load_scorer` does."""
+        from humanpref.scorers import load_scorer
+
+        scorer = load_scorer(
+            self.name, self.weights, self.arch, resize=self.resize, precision=self.precision, device=self.device,
+            decode=self.decode, compiled=self.compiled,
+        )  # fmt: skip
+        return cast("BatchScorer[Any]", scorer)
 
 
 @dataclass(frozen=True)
@@ -59,15 +70,12 @@ class MakeScoring:
         """Load the scorers -> the worker: spans to their parts. Raises what `load_scorer` does, and `BatchError`."""
         import torch
 
-        from humanpref.scorers import load_scorer
-
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        scorers = [
-            load_scorer(m.name, m.weights, m.arch, resize=m.resize, precision=m.precision, device=m.device)
-            for m in self.models
-        ]
-        return _Scoring(self, [cast("BatchScorer[Any]", scorer) for scorer in scorers])
+        scorers = [model.load() for model in self.models]
+        if any(scorer.in_flight for scorer in scorers):
+            torch.set_num_threads(1)  # the matrices are a GPU's; each thread prepares an image of its own
+        return _Scoring(self, scorers)
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ class _Scoring:
         No batch of a scorer has rows of two spans, so that the last digits of a score do not depend on what else a
         worker was given.
         """
-        from humanpref.scorers.base import map_ahead
+        from humanpref.scorers.base import map_ahead, overlapped
 
         size = max(scorer.batch_size for scorer in self.scorers)
         prepared = map_ahead(
@@ -113,17 +121,27 @@ class _Scoring:
         )
         began = time.monotonic()
         judged: list[Judged] = []
+        for done in overlapped(self._begun(prepared, size), max(scorer.in_flight for scorer in self.scorers)):
+            if isinstance(done, Span):
+                content, counts = encode_part(done, judged, self.names, self.vectors, prompts=self.make.prompts)
+                yield Part(done, content, counts, self.identities, time.monotonic() - began)
+                began, judged = time.monotonic(), []
+            else:
+                judged += done
+
+    def _begun(
+        self, prepared: Iterable[tuple[Span, _Prepared | None]], size: int
+    ) -> Iterator[Callable[[], list[Judged] | Span]]:
+        """Begin to judge rows, so many at a time -> what waits for each time's; for a span's end the span."""
         chunk: list[_Prepared] = []
         for span, one in prepared:
             if one is not None:
                 chunk.append(one)
             if chunk and (one is None or len(chunk) == size):
-                judged += self._judge(chunk)
+                yield self._judge(chunk)
                 chunk = []
             if one is None:
-                content, counts = encode_part(span, judged, self.names, self.vectors, prompts=self.make.prompts)
-                yield Part(span, content, counts, self.identities, time.monotonic() - began)
-                began, judged = time.monotonic(), []
+                yield partial(_itself, span)
 
     def _read(self, spans: Sequence[Span]) -> Iterator[tuple[Span, Row | None]]:
         """Yield all rows, and None at the end of each span."""
@@ -146,49 +164,73 @@ class _Scoring:
             return _Prepared(bare, {}, truncated, row.image)
         if not wanted:
             return _Prepared(bare, {}, truncated, problem)
-        picture = open_row(row, span, allow_url=self.make.reading.allow_url)
-        if isinstance(picture, Problem):
-            return _Prepared(bare, {}, truncated, picture)
+        image = read_row(row, span, allow_url=self.make.reading.allow_url)
+        if isinstance(image, Problem):
+            return _Prepared(bare, {}, truncated, image)
         inputs = {}
         for i in wanted:
-            made = self.scorers[i].prepare(picture)
+            made = self.scorers[i].prepare(image)
             if isinstance(made, ImageError):
                 problem = Problem("unreadable-image", str(made))
             else:
                 inputs[i] = made
         return _Prepared(bare, inputs, truncated, problem)
 
-    def _judge(self, chunk: Sequence[_Prepared]) -> list[Judged]:
-        scores: list[dict[int, float]] = [{} for _ in chunk]
-        vectors: list[dict[int, Any]] = [{} for _ in chunk]
-        problems = [one.problem for one in chunk]
+    def _judge(self, chunk: Sequence[_Prepared]) -> Callable[[], list[Judged]]:
+        """Begin to judge rows by all scorers; what is returned waits."""
+        begun: list[tuple[int, list[int], Callable[[], tuple[list[float | ImageError], Any]]]] = []
         for i, scorer in enumerate(self.scorers):
             todo = [n for n, one in enumerate(chunk) if i in one.inputs]
             for start in range(0, len(todo), scorer.batch_size):
                 batch = todo[start : start + scorer.batch_size]
                 inputs, prompts = [chunk[n].inputs[i] for n in batch], [chunk[n].row.prompt or "" for n in batch]
                 if i in self.embeds:
-                    found, embedded = cast("Any", scorer).score_and_embed(inputs, prompts)
-                    for n, vector in zip(batch, embedded.numpy(), strict=True):
-                        vectors[n][i] = vector
+                    begun.append((i, batch, cast("Any", scorer).begin_with_vectors(inputs, prompts)))
                 else:
-                    found = scorer.score_prepared(inputs, prompts)
-                for n, score in zip(batch, found, strict=True):
-                    if math.isfinite(score):
-                        scores[n][i] = score
-                    else:
-                        problems[n] = Problem("no-number", f"{scorer.spec.name} says {score}")
+                    begun.append((i, batch, partial(_without_vectors, scorer.begin(inputs, prompts))))
+        rows = [(one.row, one.truncated, one.problem) for one in chunk]
+        return lambda: self._judged(rows, begun)
+
+    def _judged(
+        self,
+        rows: Sequence[tuple[Row, bool, Problem | None]],
+        begun: Sequence[tuple[int, list[int], Callable[[], tuple[list[float | ImageError], Any]]]],
+    ) -> list[Judged]:
+        scores: list[dict[int, float]] = [{} for _ in rows]
+        vectors: list[dict[int, Any]] = [{} for _ in rows]
+        problems = [problem for _, _, problem in rows]
+        for i, batch, wait in begun:
+            found, embedded = wait()
+            good = [n for n, score in zip(batch, found, strict=True) if not isinstance(score, ImageError)]
+            if embedded is not None:
+                for n, vector in zip(good, embedded.numpy(), strict=True):
+                    vectors[n][i] = vector
+            for n, score in zip(batch, found, strict=True):
+                if isinstance(score, ImageError):
+                    problems[n] = Problem("unreadable-image", str(score))
+                elif math.isfinite(score):
+                    scores[n][i] = score
+                else:
+                    problems[n] = Problem("no-number", f"{self.scorers[i].spec.name} says {score}")
         every = range(len(self.scorers))
         return [
             Judged(
-                one.row,
+                row,
                 tuple(scores[n].get(i) for i in every),
-                one.truncated,
+                truncated,
                 problems[n],
                 tuple(vectors[n].get(i) for i in self.embeds),
             )
-            for n, one in enumerate(chunk)
+            for n, (row, truncated, _) in enumerate(rows)
         ]
+
+
+def _itself(span: Span) -> Span:
+    return span
+
+
+def _without_vectors(wait: Scores) -> tuple[list[float | ImageError], None]:
+    return wait(), None
 
 
 def model_name(name: str) -> str:
@@ -196,27 +238,27 @@ def model_name(name: str) -> str:
     return "".join(sign if sign.isascii() and sign.isalnum() else "_" for sign in name)
 
 
-def open_row(  # noqa: PLR0911 - each way to fail says so
+def read_row(  # noqa: PLR0911 - each way to fail says so
     row: Row, span: Span, *, allow_url: bool
-) -> Image.Image | Problem:
-    """Open the image of a row, from its bytes or from where its path leads -> RGB picture, or why there is none.
+) -> EncodedImage | Problem:
+    """Read the image of a row, its bytes or what its path leads to -> not yet decoded, or why there is none.
 
     Raises `ReadStoppedError` where reading fails for a reason that may pass. Not so for http(s): of images on the open
     web some are always out of reach.
     """
-    from humanpref.images import RemoteImage, decode_image, open_image
+    from humanpref.images import EncodedImage, RemoteImage, read_image
 
     image = row.image
     assert not isinstance(image, Problem)
     name = image if isinstance(image, str) else row.key or f"row {row.number}"
     try:
         if isinstance(image, bytes):
-            return decode_image(image, name)
+            return EncodedImage(image, name)
         if "://" in image and not allow_url:
             return Problem("url-not-allowed", f"{name}: URLs are not fetched unless you allow it (--allow-url)")
         if image.startswith(("http://", "https://")):
-            return open_image(RemoteImage(image))
-        return decode_image(read_bytes(join(span.shard.root, image), MAX_FILE_BYTES), name)
+            return read_image(RemoteImage(image))
+        return EncodedImage(read_bytes(join(span.shard.root, image), MAX_FILE_BYTES), name)
     except ImageError as error:
         return Problem("unreadable-image", str(error))
     except (FileNotFoundError, NotADirectoryError):

@@ -12,10 +12,12 @@ from humanpref.scorers.base import Companion, Scorer, ScorerSpec
 
 if TYPE_CHECKING:
     from humanpref.preprocess import Resize
+    from humanpref.scorers.clip import ClipScorer
 
-__all__ = ["DEFAULT_SCORER", "SPECS", "Precision", "Scorer", "ScorerSpec", "get_spec", "load_scorer"]
+__all__ = ["DEFAULT_SCORER", "SPECS", "Decode", "Precision", "Scorer", "ScorerSpec", "get_spec", "load_scorer"]
 
 Precision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
+Decode: TypeAlias = Literal["exact", "device"]
 
 DEFAULT_SCORER = "hps-v2.1"
 
@@ -198,6 +200,8 @@ def load_scorer(
     resize: Resize = "antialias",
     precision: Precision = "auto",
     device: str = "auto",
+    decode: Decode = "exact",
+    compiled: bool = False,
 ) -> Scorer:
     """Load a scorer once; every later call of it works from memory.
 
@@ -211,13 +215,16 @@ def load_scorer(
     precision: "fp32", "bf16", "fp16", or "auto": fp16 on CUDA as in the official HPS v2 code; on a CPU bf16 for large
         networks where the CPU multiplies bf16 in hardware, else fp32 (docs/precision.md).
     device: "cpu", "cuda", "cuda:1" ..., or "auto": CUDA where there is one.
-    `lite` and `shapes-truth` have none of the last four to choose, `imagereward` no arch.
+    decode: "exact", as the scorer's authors do, or "device": JPEG files are decoded and resized on the scorer's device
+        (nvJPEG on CUDA), which is faster and moves scores a little (docs/scale.md); needs the extra `gpu`.
+    compiled: make the image tower faster by torch.compile, which can take minutes when it is loaded; for many images.
+    `lite` and `shapes-truth` have none of the last six to choose, `imagereward` no arch and nothing to compile.
 
     Raises `UnknownNameError`, `ScoreError` for an option that is not the scorer's to choose, `DownloadError` (weights
-    not here and not to be had), `WeightsError`, or `MissingExtraError` (`imagereward` without its extra).
+    not here and not to be had), `WeightsError`, or `MissingExtraError` (of `imagereward`, and of `decode`).
     """
     spec = get_spec(name)
-    check_options(spec, arch, resize, precision, device)
+    check_options(spec, arch, resize, precision, device, decode, compiled)
     if spec.family == "lite":
         from humanpref.scorers.lite import LiteScorer
 
@@ -228,37 +235,67 @@ def load_scorer(
         if weights is not None:
             raise ScoreError(f"{name} has no weights; leave --weights out")
         return TruthScorer(spec)
+    if decode == "device":
+        from humanpref.scorers.device_decoding import require_decoder
+
+        require_decoder()
     if spec.family == "imagereward":
         from humanpref.scorers.imagereward import ImageRewardScorer
 
-        return ImageRewardScorer.load(spec, weights=weights, resize=resize, precision=precision, device=device)
+        reward = ImageRewardScorer.load(spec, weights=weights, resize=resize, precision=precision, device=device)
+        reward.decode = decode
+        return reward
+    scorer = _clip_class(spec).load(spec, weights=weights, arch=arch, resize=resize, precision=precision, device=device)
+    scorer.decode = decode
+    if compiled:
+        scorer.compile()
+    return scorer
+
+
+def _clip_class(spec: ScorerSpec) -> type[ClipScorer]:
     if spec.family == "aesthetic":
         from humanpref.scorers.aesthetic import AestheticScorer
 
-        return AestheticScorer.load(spec, weights=weights, arch=arch, resize=resize, precision=precision, device=device)
+        return AestheticScorer
     if spec.family == "head":
         from humanpref.scorers.trained_head import HeadScorer
 
-        return HeadScorer.load(spec, weights=weights, arch=arch, resize=resize, precision=precision, device=device)
+        return HeadScorer
     from humanpref.scorers.clip import ClipScorer
 
-    return ClipScorer.load(spec, weights=weights, arch=arch, resize=resize, precision=precision, device=device)
+    return ClipScorer
 
 
-def check_options(spec: ScorerSpec, arch: str | Path | None, resize: str, precision: str, device: str) -> None:
+def check_options(
+    spec: ScorerSpec,
+    arch: str | Path | None,
+    resize: str,
+    precision: str,
+    device: str,
+    decode: str = "exact",
+    compiled: bool = False,
+) -> None:
     """Raise `UnknownNameError` or `ScoreError` for options that are not the scorer's to choose. Nothing is loaded."""
     name = spec.name
     for value, kind, option in (
         (resize, ("antialias", "no-antialias"), "resize"),
         (precision, get_args(Precision), "precision"),
+        (decode, get_args(Decode), "decode"),
     ):
         if value not in kind:
             raise UnknownNameError(f"no {option} is called {value!r}; choose from: {', '.join(kind)}")
     if spec.ships and (
-        arch is not None or resize != "antialias" or precision not in {"auto", "fp32"} or device not in {"auto", "cpu"}
+        arch is not None
+        or (resize, decode, compiled) != ("antialias", "exact", False)
+        or precision not in {"auto", "fp32"}
+        or device not in {"auto", "cpu"}
     ):
-        raise ScoreError(f"{name} has no arch, resize, precision or device to choose; leave these options out")
+        raise ScoreError(
+            f"{name} has no arch, resize, precision, device, decode or compiled to choose; leave these options out"
+        )
     if resize != "antialias" and spec.preprocess != "hps-v2":
         raise ScoreError(f"{name} resizes with PIL, as its authors do; --resize {resize} is for hps-v2.* only")
     if spec.family == "imagereward" and arch is not None:
         raise ScoreError(f"{name} takes its sizes from the weights; leave --arch out")
+    if spec.family == "imagereward" and compiled:
+        raise ScoreError(f"{name} has no image tower of its own to compile; leave --compiled out")

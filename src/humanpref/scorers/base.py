@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     Prompts: TypeAlias = "str | Sequence[str]"
 
 Prepared = TypeVar("Prepared")
+Scores: TypeAlias = "Callable[[], list[float | ImageError]]"
+"""Waits for the scores of a batch that was begun."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ class BatchScorer(ABC, Generic[Prepared]):
     """The shared loop: images are opened and prepared by threads while the model works on the batch before."""
 
     batch_size: int = 8
+    in_flight: int = 0
+    """Batches that are begun before the scores of the one before are asked for, so that a GPU never waits for us."""
 
     def __init__(self, spec: ScorerSpec) -> None:
         self._spec = spec
@@ -155,8 +159,12 @@ class BatchScorer(ABC, Generic[Prepared]):
         """Open one image and do its own share of the work; called from several threads."""
 
     @abstractmethod
-    def _score_prepared(self, batch: Sequence[Prepared], prompts: Sequence[str]) -> Tensor:
-        """Score a batch of prepared images -> (len(batch),)."""
+    def begin(self, batch: Sequence[Prepared], prompts: Sequence[str]) -> Scores:
+        """Begin to score what `prepare` made of images, at most about `batch_size` of them, each with its prompt.
+
+        What is returned waits for the scores, in whatever thread it is called; an error is that of an image which could
+        not be decoded after all (`decode="device"`).
+        """
 
     @abstractmethod
     def _score_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -192,13 +200,20 @@ class BatchScorer(ABC, Generic[Prepared]):
         texts = align_prompts(prompts, len(images))
         prepared = map_ahead(self.prepare, images, ahead=2 * self.batch_size)
         pairs = zip(prepared, texts, strict=True)
-        while chunk := list(islice(pairs, self.batch_size)):
-            good = [(image, text) for image, text in chunk if not isinstance(image, ImageError)]
-            scores: Iterator[float] = iter(())
-            if good:
-                scores = iter(self.score_prepared([g[0] for g in good], [g[1] for g in good]))
-            for image, _ in chunk:
-                yield image if isinstance(image, ImageError) else next(scores)
+        chunks = iter(lambda: list(islice(pairs, self.batch_size)), [])
+        for outcomes in overlapped(map(self._begin_good, chunks), self.in_flight):
+            yield from outcomes
+
+    def _begin_good(self, chunk: Sequence[tuple[Prepared | ImageError, str]]) -> Scores:
+        """Begin to score the images that could be read; the others' errors stay in their places."""
+        good = [(image, text) for image, text in chunk if not isinstance(image, ImageError)]
+        scores: Scores = self.begin([g[0] for g in good], [g[1] for g in good]) if good else list
+
+        def wait() -> list[float | ImageError]:
+            found = iter(scores())
+            return [image if isinstance(image, ImageError) else next(found) for image, _ in chunk]
+
+        return wait
 
     def prepare(self, image: ImageSource | Tensor) -> Prepared | ImageError:
         """Open one image and make the scorer's input of it, or say why not; may be called from several threads."""
@@ -207,10 +222,9 @@ class BatchScorer(ABC, Generic[Prepared]):
         except ImageError as error:
             return error
 
-    def score_prepared(self, batch: Sequence[Prepared], prompts: Sequence[str]) -> list[float]:
-        """Score what `prepare` made of images, at most about `batch_size` of them, each with its prompt."""
-        scores: list[float] = self._score_prepared(batch, prompts).tolist()
-        return scores
+    def score_prepared(self, batch: Sequence[Prepared], prompts: Sequence[str]) -> list[float | ImageError]:
+        """Begin, and wait for the scores."""
+        return self.begin(batch, prompts)()
 
 
 def collect(outcomes: Iterable[float | ImageError]) -> Tensor:
@@ -229,9 +243,11 @@ def as_images(images: Images) -> list[ImageSource | Tensor]:
     """Return a list of images, of one image or of any iterable of them but a bare string."""
     from PIL import Image
 
-    from humanpref.images import RemoteImage
+    from humanpref.images import EncodedImage, RemoteImage
 
-    if isinstance(images, (str, Path, ImageRef, RemoteImage, Image.Image)) or not isinstance(images, Iterable):
+    if isinstance(images, (str, Path, ImageRef, RemoteImage, EncodedImage, Image.Image)) or not isinstance(
+        images, Iterable
+    ):
         return [images]  # what is no image is refused where it is opened
     return list(images)
 
@@ -251,6 +267,17 @@ def align_prompts(prompts: Prompts, n: int) -> list[str]:
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+
+
+def overlapped(begun: Iterable[Callable[[], Out]], in_flight: int) -> Iterator[Out]:
+    """Wait for what was begun, in order, while up to `in_flight` more are begun. Taking one of `begun` begins it."""
+    waiting: deque[Callable[[], Out]] = deque()
+    for wait in begun:
+        waiting.append(wait)
+        if len(waiting) > in_flight:
+            yield waiting.popleft()()
+    while waiting:
+        yield waiting.popleft()()
 
 
 def map_ahead(

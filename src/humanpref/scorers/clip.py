@@ -17,21 +17,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from humanpref.errors import UnknownNameError, WeightsError
+from humanpref.errors import ImageError, UnknownNameError, WeightsError
 from humanpref.preprocess import Resize
 from humanpref.scorers import keys
 from humanpref.scorers import weights as weight_files
 from humanpref.scorers.attention import use_fused_self_attention
 from humanpref.scorers.base import ScorerSpec
+from humanpref.scorers.compiled import Encode, compile_for_batches
 from humanpref.scorers.network import (
     DTYPES,
+    NetworkInput,
     NetworkScorer,
     convert_matrices,
     convert_rest,
     fp32_keys,
+    merge,
     resolve_device,
     resolve_precision,
 )
+from humanpref.scorers.transfer import bring_back, to_device
 
 if TYPE_CHECKING:
     from humanpref.scorers import Precision
@@ -68,6 +72,7 @@ class ClipScorer(NetworkScorer):
             spec, image_size=image_size(model), resize=resize, precision=precision, device=device, origin=origin
         )
         self.model = model.requires_grad_(False).eval()
+        self._compiled: Encode | None = None
         self.tokenizer = tokenizer
         self._text_lock = threading.Lock()
         self._text_cache: OrderedDict[str, Tensor] = OrderedDict()
@@ -130,7 +135,8 @@ class ClipScorer(NetworkScorer):
         for start in range(0, len(new), 32):
             chunk = new[start : start + 32]
             with torch.no_grad(), self._own_precision():
-                encoded = self.model.encode_text(self.tokenizer(chunk).to(self.device))  # type: ignore[operator]
+                tokens = to_device(self.tokenizer(chunk), self.device)
+                encoded = self.model.encode_text(tokens)  # type: ignore[operator]
             vectors = F.normalize(encoded.float(), dim=-1)
             known.update({prompt: vector.clone() for prompt, vector in zip(chunk, vectors, strict=True)})
         with self._text_lock:
@@ -146,8 +152,9 @@ class ClipScorer(NetworkScorer):
 
         In fp32 the caller's autocast, if any, applies.
         """
+        encode = self.model.encode_image if self._compiled is None or torch.is_grad_enabled() else self._compiled
         with self._image_precision():
-            encoded = self.model.encode_image(inputs)  # type: ignore[operator]
+            encoded = encode(inputs)  # type: ignore[operator]
         return F.normalize(encoded.float(), dim=-1)
 
     @property
@@ -155,12 +162,28 @@ class ClipScorer(NetworkScorer):
         """The length d of the vectors that images become."""
         return int(self.model.visual.output_dim)  # type: ignore[arg-type,union-attr]
 
-    def score_and_embed(self, batch: Sequence[Tensor], prompts: Sequence[str]) -> tuple[list[float], Tensor]:
-        """As `score_prepared`, and the images' unit vectors (n, d), float32 on the CPU, that the scores are made of."""
+    def begin_with_vectors(
+        self, batch: Sequence[NetworkInput], prompts: Sequence[str]
+    ) -> Callable[[], tuple[list[float | ImageError], Tensor]]:
+        """As `begin`; also the unit vectors (m, d), float32 on the CPU, of the m images that have scores."""
+        inputs, errors = self.collate(batch)
+        good = [prompt for n, prompt in enumerate(prompts) if n not in errors]
+        if not good:
+            return lambda: ([errors[n] for n in range(len(batch))], torch.empty(0, self.embedding_width))
         with torch.no_grad(), self._own_precision():
-            vectors = self.embed_pixels(torch.stack(list(batch)).to(self.device))
-            scores: list[float] = self._judge_vectors(vectors, prompts).tolist()
-        return scores, vectors.cpu()
+            vectors = self.embed_pixels(inputs)
+            scores, copied = bring_back(self._judge_vectors(vectors, good)), bring_back(vectors)
+        return lambda: (merge(scores().tolist(), errors), copied())
+
+    def compile(self) -> None:
+        """Compile the image tower for whole batches (torch.compile); what gradients flow through stays as it is.
+
+        Raises `ScoreError` where that does not work here.
+        """
+        shape = (self.batch_size, 3, self._preprocess.size, self._preprocess.size)
+        with torch.no_grad(), self._image_precision():
+            self._compiled = compile_for_batches(self.model.encode_image, shape, self.device)  # type: ignore[arg-type]
+        self.compiled = True
 
     def _judge(self, inputs: Tensor, prompts: Sequence[str]) -> Tensor:
         return self._judge_vectors(self.embed_pixels(inputs), prompts)

@@ -24,6 +24,7 @@ from humanpref.scorers.network import (
     resolve_device,
     resolve_precision,
 )
+from humanpref.scorers.transfer import to_device
 
 if TYPE_CHECKING:
     from humanpref.scorers import Precision
@@ -104,8 +105,8 @@ class ImageRewardScorer(NetworkScorer):
 
     def _judge(self, inputs: Tensor, prompts: Sequence[str]) -> Tensor:
         encoded = self.tokenizer.encode_batch(list(prompts))
-        ids = torch.tensor([item.ids for item in encoded], device=self.device)
-        seen = torch.tensor([item.attention_mask for item in encoded], device=self.device)
+        ids = to_device(torch.tensor([item.ids for item in encoded]), self.device)
+        seen = to_device(torch.tensor([item.attention_mask for item in encoded]), self.device)
         with self._image_precision():
             raw: Tensor = self.network(inputs, ids, seen)
         return (raw - MEAN) / STD

@@ -16,7 +16,7 @@ from torch import Tensor
 from humanpref.errors import ScoreError, WeightsError
 from humanpref.images import ImageSource, open_image
 from humanpref.preprocess import check_pixels, to_8_bit
-from humanpref.scorers.base import BatchScorer, ScorerSpec
+from humanpref.scorers.base import BatchScorer, ScorerSpec, Scores
 from humanpref.scorers.lite_features import image_features
 from humanpref.scorers.lite_model import LiteModel
 from humanpref.scorers.weights import fingerprint
@@ -64,10 +64,14 @@ class LiteScorer(BatchScorer[Features]):
             return image_features(to_8_bit(image))
         return image_features(np.asarray(open_image(image)))
 
-    def _score_prepared(self, batch: Sequence[Features], _prompts: Sequence[str]) -> Tensor:
+    def begin(self, batch: Sequence[Features], prompts: Sequence[str]) -> Scores:  # noqa: ARG002
+        """Score prepared images at once; see `BatchScorer.begin`."""
+        return self._judge(batch).tolist
+
+    def _judge(self, batch: Sequence[Features]) -> Tensor:
         return torch.from_numpy(self.model.predict(np.stack(list(batch)))).float()
 
-    def _score_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+    def _score_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:  # noqa: ARG002
         if pixels.requires_grad:
             raise ScoreError("lite is not differentiable; use an hps scorer where gradients are needed")
-        return self._score_prepared([self._prepare(image) for image in pixels], prompts).to(pixels.device)
+        return self._judge([self._prepare(image) for image in pixels]).to(pixels.device)

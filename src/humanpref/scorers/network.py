@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from humanpref.errors import ScoreError, UnknownNameError
-from humanpref.images import ImageSource, open_image
+from humanpref.errors import ImageError, ScoreError, UnknownNameError
+from humanpref.images import EncodedImage, ImageSource, open_image, read_image
 from humanpref.preprocess import PREPROCESS, Resize, check_pixels, prepare_picture, preprocess
 from humanpref.scorers import weights as weight_files
-from humanpref.scorers.base import BatchScorer, ScorerSpec
+from humanpref.scorers.base import BatchScorer, ScorerSpec, Scores
+from humanpref.scorers.device_decoding import decode_on_device, is_ordinary
+from humanpref.scorers.transfer import bring_back, stack_on_device
+
+if TYPE_CHECKING:
+    from humanpref.scorers import Decode
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LARGE_CHECKPOINT = 200_000_000  # bytes; smaller networks are fast enough in fp32
 
 
-class NetworkScorer(BatchScorer[Tensor]):
+NetworkInput: TypeAlias = Tensor | EncodedImage
+"""What an image is prepared to: the network's input (3, size, size); with decode="device" a JPEG file as it is."""
+
+
+class NetworkScorer(BatchScorer[NetworkInput]):
     """Preprocesses images and hands them, with their prompts, to `_judge`. Differentiable with respect to pixels."""
 
     def __init__(
@@ -39,7 +50,9 @@ class NetworkScorer(BatchScorer[Tensor]):
         self.resize: Resize = resize
         self.precision = precision
         self.device = device
-        self.batch_size = 8 if device.type == "cpu" else 64
+        self.decode: Decode = "exact"
+        self.compiled = False
+        self.batch_size, self.in_flight = (8, 0) if device.type == "cpu" else (64, 1)
         self._preprocess = replace(PREPROCESS[spec.preprocess], size=image_size)
 
     def _settings(self) -> dict[str, str]:
@@ -52,22 +65,46 @@ class NetworkScorer(BatchScorer[Tensor]):
             "resize": self.resize,
             "precision": self.precision,
             "device": self.device.type,
+            **({"decode": self.decode} if self.decode != "exact" else {}),
+            **({"compiled": torch.__version__} if self.compiled else {}),
         }
 
     @abstractmethod
     def _judge(self, inputs: Tensor, prompts: Sequence[str]) -> Tensor:
         """Score preprocessed images (n, 3, size, size), on the device, with one prompt each -> (n,), float32."""
 
-    def _prepare(self, image: ImageSource | Tensor) -> Tensor:
-        if not isinstance(image, Tensor):
-            return prepare_picture(open_image(image), self._preprocess, self.resize)
-        check_pixels(image[None])
-        with torch.no_grad():
-            return preprocess(image[None], self._preprocess, self.resize)[0]
+    def _prepare(self, image: ImageSource | Tensor) -> NetworkInput:
+        if isinstance(image, Tensor):
+            check_pixels(image[None])
+            with torch.no_grad():
+                return preprocess(image[None], self._preprocess, self.resize)[0]
+        if self.decode == "device" and not isinstance(image, Image.Image):
+            image = image if isinstance(image, EncodedImage) else read_image(image)
+            if is_ordinary(image):
+                return image
+        return prepare_picture(open_image(image), self._preprocess, self.resize)
 
-    def _score_prepared(self, batch: Sequence[Tensor], prompts: Sequence[str]) -> Tensor:
+    def begin(self, batch: Sequence[NetworkInput], prompts: Sequence[str]) -> Scores:
+        """Begin to score a batch; see `BatchScorer.begin`. On a GPU it is queued, and nothing waited for."""
+        inputs, errors = self.collate(batch)
+        good = [prompt for n, prompt in enumerate(prompts) if n not in errors]
+        if not good:
+            return lambda: [errors[n] for n in range(len(batch))]
         with torch.no_grad(), self._own_precision():
-            return self._judge(torch.stack(list(batch)).to(self.device), prompts).cpu()
+            scores = bring_back(self._judge(inputs, good))
+        return lambda: merge(scores().tolist(), errors)
+
+    def collate(self, batch: Sequence[NetworkInput]) -> tuple[Tensor, dict[int, ImageError]]:
+        """Make one input (n, 3, size, size) on the device of prepared images -> by place, too, the errors of what
+        cannot be decoded after all and is not in it."""
+        files = {n: one for n, one in enumerate(batch) if isinstance(one, EncodedImage)}
+        ready: dict[int, Tensor | ImageError] = {n: one for n, one in enumerate(batch) if isinstance(one, Tensor)}
+        if files:
+            made = decode_on_device(list(files.values()), self._preprocess, self.resize, self.device)
+            ready |= dict(zip(files, made, strict=True))
+        errors = {n: one for n, one in ready.items() if isinstance(one, ImageError)}
+        good = [one for n in range(len(batch)) if isinstance(one := ready[n], Tensor)]
+        return (stack_on_device(good, self.device) if good else torch.empty(0)), errors
 
     def _score_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         return self._judge(preprocess(pixels.to(self.device), self._preprocess, self.resize), prompts)
@@ -81,6 +118,12 @@ class NetworkScorer(BatchScorer[Tensor]):
     def _image_precision(self) -> AbstractContextManager[object]:
         """The number format of what gradients flow through: in fp32 the caller's autocast, if any, applies."""
         return nullcontext() if self.precision == "fp32" else self._own_precision()
+
+
+def merge(scores: Sequence[float], errors: Mapping[int, ImageError]) -> list[float | ImageError]:
+    """Put scores in order around the places that have an error."""
+    found = iter(scores)
+    return [errors[n] if n in errors else next(found) for n in range(len(scores) + len(errors))]
 
 
 def resolve_device(device: str) -> torch.device:

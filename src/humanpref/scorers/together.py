@@ -15,8 +15,8 @@ from typing import Any
 
 from humanpref.cache import Key, ScoreCache
 from humanpref.errors import ImageError
-from humanpref.images import open_image
-from humanpref.scorers.base import BatchScorer, Scorer, map_ahead
+from humanpref.images import read_image
+from humanpref.scorers.base import BatchScorer, Scorer, Scores, map_ahead, overlapped
 from humanpref.scorers.cached import ImageFile, fingerprint_image, score_key
 
 BATCHES = 4
@@ -91,7 +91,7 @@ class Together:
         inputs: dict[int, Any] = {}
         if missing := [i for i in range(len(self.scorers)) if i not in known]:
             try:
-                picture = open_image(path)
+                picture = read_image(path)
             except ImageError as error:
                 known |= dict.fromkeys(missing, error)
             else:
@@ -109,13 +109,10 @@ class Together:
         for i, scorer in enumerate(self.scorers):
             todo = [n for n, one in enumerate(chunk) if i in one.inputs]
             size = scorer.batch_size if isinstance(scorer, BatchScorer) else 8
-            for start in range(0, len(todo), size):
-                batch = todo[start : start + size]
-                inputs, prompts = [chunk[n].inputs[i] for n in batch], [chunk[n].prompt for n in batch]
-                if isinstance(scorer, BatchScorer):
-                    scores: Sequence[float | ImageError] = scorer.score_prepared(inputs, prompts)
-                else:
-                    scores = list(scorer.score_each(inputs, prompts))
+            batches = [todo[start : start + size] for start in range(0, len(todo), size)]
+            begun = (_begin(scorer, [chunk[n] for n in batch], i) for batch in batches)
+            in_flight = scorer.in_flight if isinstance(scorer, BatchScorer) else 0
+            for batch, scores in zip(batches, overlapped(begun, in_flight), strict=True):
                 for n, score in zip(batch, scores, strict=True):
                     outcomes[n][i] = score
                     self._keep(chunk[n], i, score)
@@ -129,3 +126,11 @@ class Together:
         key = one.keys[i]
         if key is not None and one.file is not None and not isinstance(score, ImageError) and one.file.unchanged():
             self._cache.put(key, score)
+
+
+def _begin(scorer: Scorer, batch: Sequence[_Prepared], i: int) -> Scores:
+    inputs, prompts = [one.inputs[i] for one in batch], [one.prompt for one in batch]
+    if isinstance(scorer, BatchScorer):
+        return scorer.begin(inputs, prompts)
+    scores = list(scorer.score_each(inputs, prompts))
+    return lambda: scores

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from humanpref.errors import reason_of
+from humanpref.errors import ImageError, reason_of
 from humanpref.scorers.base import BatchScorer
 from humanpref.serve.errors import RequestError
 
@@ -158,9 +158,12 @@ def _judge(scorer: BatchScorer[Any], batch: Sequence[_Waiting]) -> list[float | 
             return [outcome for one in batch for outcome in _judge(scorer, [one])]
         logger.exception("%s failed", scorer.spec.name, exc_info=error)
         return [RequestError("model_failed", f"{scorer.spec.name} failed on this image ({reason_of(error)})")]
-    return [
-        score
-        if math.isfinite(score)
-        else RequestError("model_failed", f"{scorer.spec.name} returned {score}; its weights may be damaged")
-        for score in scores
-    ]
+    return [_outcome(scorer.spec.name, score) for score in scores]
+
+
+def _outcome(name: str, score: float | ImageError) -> float | RequestError:
+    if isinstance(score, ImageError):
+        return RequestError("bad_image", str(score))
+    if math.isfinite(score):
+        return score
+    return RequestError("model_failed", f"{name} returned {score}; its weights may be damaged")

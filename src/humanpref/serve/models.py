@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from humanpref.errors import ImageError, ScoreError, WeightsError, reason_of
-from humanpref.images import decode_image
+from humanpref.images import EncodedImage
 from humanpref.scorers import DEFAULT_SCORER, Precision, load_scorer
 from humanpref.scorers.base import BatchScorer
 from humanpref.serve.admission import Admission
@@ -216,12 +216,9 @@ class Engine:
             raise RequestError("image_too_large", f"the image is over {limit:,} bytes")
         name = str(source.name) if isinstance(source.name, str) else f"image {source.name}"
         try:
-            picture = decode_image(content, name, max_pixels=self.config.max_pixels)
-        except ImageError as error:
-            raise RequestError("bad_image", str(error)) from None
+            prepared = scorer.prepare(EncodedImage(content, name, self.config.max_pixels))
         except MemoryError:
             raise RequestError("bad_image", f"{name}: does not fit into memory") from None
-        prepared = scorer.prepare(picture)
         if isinstance(prepared, ImageError):
             raise RequestError("bad_image", str(prepared))
         return prepared

@@ -12,7 +12,7 @@ from humanpref.errors import DataError, ScoreError
 from humanpref.images import ImageSource, open_image
 from humanpref.preprocess import check_pixels, to_8_bit
 from humanpref.scorers import get_spec
-from humanpref.scorers.base import BatchScorer, ScorerSpec
+from humanpref.scorers.base import BatchScorer, ScorerSpec, Scores
 from humanpref.shapes.quality import FULFILLED, quality
 
 NAME = "shapes-truth"
@@ -46,7 +46,11 @@ class TruthScorer(BatchScorer[Image.Image]):
             return Image.fromarray(to_8_bit(image))
         return open_image(image)
 
-    def _score_prepared(self, batch: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
+    def begin(self, batch: Sequence[Image.Image], prompts: Sequence[str]) -> Scores:
+        """Judge pictures at once; see `BatchScorer.begin`."""
+        return self._judge(batch, prompts).tolist
+
+    def _judge(self, batch: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
         try:
             found = [quality(image, prompt).total for image, prompt in zip(batch, prompts, strict=True)]
         except DataError as error:
@@ -56,4 +60,4 @@ class TruthScorer(BatchScorer[Image.Image]):
     def _score_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         if pixels.requires_grad:
             raise ScoreError(f"{self.spec.name} is not differentiable")
-        return self._score_prepared([self._prepare(image) for image in pixels], prompts).to(pixels.device)
+        return self._judge([self._prepare(image) for image in pixels], prompts).to(pixels.device)

@@ -21,7 +21,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from humanpref.errors import DataError, MissingExtraError, TrainingError
-from humanpref.images import decode_image
+from humanpref.images import EncodedImage
 from humanpref.records import ImageRef, Ranking
 from humanpref.training.batches import Batch, Inputs, Place, collate
 from humanpref.training.config import TrainConfig
@@ -219,7 +219,7 @@ class _Opened:
     files: dict[Path, bytes]
 
     def __call__(self, path: Path) -> Image.Image:
-        return decode_image(self.files[path], str(path))
+        return EncodedImage(self.files[path], str(path)).picture
 
 
 def _as_examples(ranking: Ranking, content: list[bytes], config: TrainConfig) -> Iterator[tuple[Example, list[bytes]]]:

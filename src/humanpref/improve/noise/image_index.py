@@ -75,7 +75,8 @@ def embed_images(scorer: ClipScorer, images: Mapping[str, Path], path: Path) -> 
         good = [(digest, image) for digest, image in chunk if not isinstance(image, ImageError)]
         if good:
             with torch.no_grad():
-                found = scorer.embed_pixels(torch.stack([image for _, image in good]).to(scorer.device)).cpu()
+                inputs, _ = scorer.collate([image for _, image in good])
+                found = scorer.embed_pixels(inputs).cpu()
             store.images.update(zip([digest for digest, _ in good], found, strict=True))
     if failed:
         raise ImproveError(f"noise: {len(failed)} images cannot be read (first: {failed[0]}); mend or remove them")
