@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from humanpref.errors import DataError
 from humanpref.scorers import load_scorer
 from tests.batching import TINY, command, encoded, folder_of_images, jsonl, parquet, scores, start, tar
 from tests.generating import one_line
+from tests.toys import damaged_jpeg
 
 LITE = [Model("lite")]
 
@@ -66,6 +68,31 @@ def test_scores_are_those_of_score(
     assert vectors.shape == (40, 64)
     text = scorer.embed_text([row["prompt"] for row in rows]).numpy()
     np.testing.assert_allclose((vectors * text).sum(axis=1), expected.numpy(), rtol=0, atol=1e-6)
+
+
+def test_decoding_on_the_device_is_said_and_kept_apart(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    images = folder_of_images(tmp_path / "images", 12, texts=True)
+    (images / "3.jpg").write_bytes(damaged_jpeg((images / "3.jpg").read_bytes()))
+    (images / "5.jpg").write_bytes(encoded(5, "PNG"))
+    exact = tiny(tiny_checkpoint)
+    fast = replace(exact, decode="device")
+    words = [str(images)], str(tmp_path / "out")
+    report = batch(*words, [fast, Model("lite")], part_rows=5, embeddings="float32")
+    assert report.errors == {"unreadable-image": 1}
+    batch([str(images)], str(tmp_path / "exact"), [exact, Model("lite")], part_rows=5, embeddings="float32")
+    for row, other in zip(scores(tmp_path / "out"), scores(tmp_path / "exact"), strict=True):
+        assert (row["key"], row["error"], row["score_lite"]) == (other["key"], other["error"], other["score_lite"])
+        if row["key"] == "3.jpg":
+            assert "3.jpg: the image is damaged" in row["error"]
+            assert row["score_hps_v2_1"] is row["embedding_hps_v2_1"] is None
+        else:
+            assert row["score_hps_v2_1"] == pytest.approx(other["score_hps_v2_1"], abs=1e-6)
+            np.testing.assert_allclose(row["embedding_hps_v2_1"], other["embedding_hps_v2_1"], rtol=0, atol=1e-5)
+    with pytest.raises(BatchError, match="decode"):
+        batch(*words, [exact, Model("lite")], part_rows=5, embeddings="float32")
+    done = command("batch", *words[0], str(tmp_path / "again"), *TINY, "--decode", "device", "--format", "json")
+    assert json.loads(done.stdout)["errors"] == {"unreadable-image": 1}
+    one_line(command("batch", *words[0], str(tmp_path / "no"), "-m", "lite", "--decode", "device"), "lite has no arch")
 
 
 def test_every_kind_of_input_says_the_same(images: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""On a CUDA device: the same scores as the official implementation. Run with: pytest -m gpu"""
+"""On a CUDA device: the scores of the official implementation, by the fast paths too. Run with: pytest -m gpu"""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from humanpref.errors import ImageError
+from tests.conftest import TINY_ARCH
 from tests.toys import picture
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -28,3 +30,65 @@ def test_gradients(load_tiny) -> None:
     assert torch.isfinite(gradient).all()
     assert gradient.abs().max() > 0
     assert scorer.score([picture()], "a cat").device.type == "cpu"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("jpeg")
+    found = [folder / f"{n}.jpg" for n in range(200)]
+    for n, path in enumerate(found):
+        picture(width=512 if n % 3 else 300, height=512, seed=n).save(path, quality=90)
+    (folder / "cut.jpg").write_bytes(found[0].read_bytes()[:-500])
+    (folder / "not.jpg").write_bytes(b"\xff\xd8 no image \xff\xd9")
+    return [*found, folder / "cut.jpg", folder / "not.jpg"]
+
+
+def same(one: list[float | ImageError], other: list[float | ImageError], tolerance: float) -> None:
+    assert [str(a) for a in one if isinstance(a, ImageError)] == [str(b) for b in other if isinstance(b, ImageError)]
+    numbers = [(a, b) for a, b in zip(one, other, strict=True) if not isinstance(a, ImageError)]
+    assert len(numbers) == 200
+    assert max(abs(a - b) for a, b in numbers) < tolerance
+
+
+def test_batches_in_flight(load_tiny, files: list[Path]) -> None:
+    """Scores are those of one batch after the other: no buffer is used again too early."""
+    scorer = load_tiny(device="cuda")
+    assert scorer.in_flight == 1
+    prompts = [f"prompt {n % 50}" for n in range(len(files))]
+    found = [list(scorer.score_each(files, prompts)) for _ in range(3)]
+    scorer.in_flight = 0
+    torch.cuda.synchronize()
+    for one in found:
+        same(one, list(scorer.score_each(files, prompts)), 1e-5)
+
+
+def test_decoding_on_the_device(load_tiny, files: list[Path]) -> None:
+    exact, fast = load_tiny(device="cuda"), load_tiny(device="cuda", decode="device")
+    prompts = [f"prompt {n % 50}" for n in range(len(files))]
+    same(list(exact.score_each(files, prompts)), list(fast.score_each(files, prompts)), 2e-2)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_compiled(load_tiny, files: list[Path], precision: str) -> None:
+    plain = load_tiny(device="cuda", precision=precision)
+    compiled = load_tiny(device="cuda", precision=precision, compiled=True)
+    same(list(plain.score_each(files, "a")), list(compiled.score_each(files, "a")), 2e-2)
+
+
+def test_a_batch_run(load_tiny, tiny_checkpoint: Path, files: list[Path], tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    from humanpref.batch.records import Reading
+    from humanpref.batch.run import batch
+    from humanpref.batch.score import Model
+    from tests.batching import scores
+
+    model = Model("hps-v2.1", str(tiny_checkpoint), str(TINY_ARCH), device="cuda", decode="device", compiled=True)
+    out = tmp_path / "out"
+    report = batch(
+        [str(files[0].parent)], str(out), [model], part_rows=70, reading=Reading(prompt="a"), embeddings="float32"
+    )
+    assert report.errors == {"unreadable-image": 2}
+    expected = dict(zip([file.name for file in files], load_tiny(device="cuda").score_each(files, "a"), strict=True))
+    for row in scores(out):
+        if row["error"] is None:
+            assert row["score_hps_v2_1"] == pytest.approx(expected[row["key"]], abs=2e-2)

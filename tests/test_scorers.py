@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +14,8 @@ from humanpref import load_scorer
 from humanpref.errors import DownloadError, ImageError, ScoreError, UnknownNameError
 from humanpref.preprocess import to_pixels
 from humanpref.scorers import SPECS, Scorer
-from humanpref.scorers.base import align_prompts, map_ahead
+from humanpref.scorers.base import align_prompts, map_ahead, overlapped
+from tests.conftest import TINY_ARCH
 from tests.toys import picture
 
 PROMPTS = ["a red square", "a café", "", "a red square"]
@@ -315,3 +320,69 @@ def test_lite_refuses_what_it_cannot_do() -> None:
 def test_offline_without_weights_says_what_to_do() -> None:
     with pytest.raises(DownloadError, match=r"HPS_v2.1_compressed.pt.*--weights FILE.*--model lite"):
         load_scorer("hps-v2.1")
+
+
+def test_overlapped_begins_ahead_and_keeps_the_order() -> None:
+    log: list[str] = []
+
+    def begun() -> Iterator[Callable[[], int]]:
+        for n in range(4):
+            log.append(f"begin {n}")
+            yield lambda n=n: log.append(f"wait {n}") or n
+
+    assert list(overlapped(begun(), 0)) == [0, 1, 2, 3]
+    assert log == [f"{what} {n}" for n in range(4) for what in ("begin", "wait")]
+    log.clear()
+    assert list(overlapped(begun(), 2)) == [0, 1, 2, 3]
+    assert log == ["begin 0", "begin 1", "begin 2", "wait 0", "begin 3", "wait 1", "wait 2", "wait 3"]
+    assert list(overlapped([], 3)) == []
+
+
+def test_batches_in_flight_do_not_move_scores(load_tiny) -> None:
+    scorer = load_tiny()
+    images = [picture(seed=s) if s % 7 else Path("absent.png") for s in range(30)]
+    prompts = [f"prompt {s % 5}" for s in range(30)]
+    one = list(scorer.score_each(images, prompts))
+    scorer.in_flight = 2
+    other = list(scorer.score_each(images, prompts))
+    assert [str(score) for score in one] == [str(score) for score in other]
+    assert sum(isinstance(score, ImageError) for score in one) == 5
+
+
+@pytest.mark.slow
+def test_a_compiled_tower_says_the_same(load_tiny) -> None:
+    plain, compiled = load_tiny(), load_tiny(compiled=True)
+    images = [picture(seed=s) for s in range(19)]
+    assert torch.allclose(compiled.score(images, "a"), plain.score(images, "a"), atol=1e-5)
+    with torch.no_grad():  # more than a batch at once
+        pixels = torch.rand(11, 3, 224, 224)
+        assert torch.allclose(compiled.embed_pixels(pixels), plain.embed_pixels(pixels), atol=1e-5)
+    pixels = torch.rand(2, 3, 224, 224, requires_grad=True)
+    gradients = [torch.autograd.grad(s.score(pixels, "a").sum(), pixels)[0] for s in (plain, compiled)]
+    assert torch.equal(*gradients)
+    assert f" compiled={torch.__version__} " in compiled.identity
+    assert "compiled" not in plain.identity
+
+
+@pytest.mark.slow
+def test_a_compiled_tower_in_16_bits(load_tiny) -> None:
+    plain, compiled = load_tiny(precision="bf16"), load_tiny(precision="bf16", compiled=True)
+    images = [picture(seed=s) for s in range(9)]
+    assert torch.allclose(compiled.score(images, "a"), plain.score(images, "a"), atol=5e-3)
+
+
+@pytest.mark.slow
+def test_where_nothing_can_be_compiled_it_says_so(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    code = "from humanpref.cli import main; main()"
+    (tmp_path / "images").mkdir()
+    picture().save(tmp_path / "images" / "x.png")
+    run = subprocess.run(
+        [sys.executable, "-c", code, "batch", str(tmp_path / "images"), str(tmp_path / "out"), "-m", "hps-v2.1",
+         "--weights", str(tiny_checkpoint), "--arch", str(TINY_ARCH), "--prompt", "a", "--compiled"],
+        env=os.environ | {"PATH": "", "CXX": "", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 1
+    assert "torch.compile does not work here" in run.stderr
+    assert "leave --compiled out" in run.stderr
+    assert "Traceback" not in run.stderr

@@ -34,6 +34,7 @@ from humanpref.serve.keys import ApiKeys, read_keys
 from humanpref.serve.models import ModelOptions, ServedModel, load_models
 from tests.conftest import TINY_ARCH
 from tests.serving import Served, b64, body, files_of, png, serving
+from tests.toys import damaged_jpeg
 
 
 class SlowScorer(BatchScorer[float]):
@@ -148,6 +149,24 @@ def test_the_official_tiny_checkpoint_is_served_by_two_replicas(tiny_checkpoint:
         scores = torch.tensor([row["score"] for row in there["results"]])
         torch.testing.assert_close(scores, here, atol=1e-5, rtol=1e-5)
         assert served.score(png(), model="lite").json()["model"] == "lite"
+
+
+def test_decoding_on_the_device(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """One JPEG is whole, one has a whole header but no decoder gets through it, and a PNG is decoded as always."""
+    path = files_of(tmp_path, 1)[0]
+    buffer = BytesIO()
+    Image.open(path).convert("RGB").save(buffer, "JPEG", quality=95)
+    whole = buffer.getvalue()
+    options = ModelOptions("hps-v2.1", tiny_checkpoint, TINY_ARCH, precision="fp32", devices=("cpu",), decode="device")
+    picture = Image.open(BytesIO(whole))
+    here = load_scorer("hps-v2.1", tiny_checkpoint, TINY_ARCH, precision="fp32").score([picture, path], "a cat")
+    with serving(load_models([options])) as served:
+        rows = served.score(whole, damaged_jpeg(whole), path.read_bytes(), prompt="a cat").json()["results"]
+        assert "decode=device" in served.http.get("/v1/models").json()["models"][0]["identity"]
+        assert served.metric("images_total", model="hps-v2.1", outcome="bad_image") == 1
+    assert [row["score"] for row in (rows[0], rows[2])] == pytest.approx(here.tolist(), abs=1e-5)
+    assert rows[1]["error"]["code"] == "bad_image"
+    assert "damaged" in rows[1]["error"]["message"]
 
 
 def test_many_prompts_are_ranked_apart(lite: Served) -> None:

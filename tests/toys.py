@@ -93,3 +93,9 @@ class ByteScorer:
 
     def truncated(self, prompt: str) -> bool:
         return len(prompt) > 20
+
+
+def damaged_jpeg(content: bytes) -> bytes:
+    """A JPEG file whose header says what the image is, and whose end is there, but which no decoder gets through."""
+    place = content.index(b"\xff\xc4") + 4  # a Huffman table
+    return content[:place] + bytes(36) + content[place + 36 :]

@@ -6,13 +6,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from humanpref.cli_options import (
+    CompiledOption,
     CpusPerWorkerOption,
+    DecodeName,
+    DecodeOption,
     DeviceOption,
     EngineName,
     EngineOption,
@@ -24,7 +28,7 @@ from humanpref.cli_options import (
     ResizeOption,
     complete_model,
 )
-from humanpref.cli_scorers import ArchByScorer, WeightsByScorer, by_scorer, check_weights, scorer_options
+from humanpref.cli_scorers import ArchByScorer, Fast, WeightsByScorer, by_scorer, check_weights, scorer_options
 from humanpref.scorers import DEFAULT_SCORER, get_spec
 from humanpref.terminal import say
 
@@ -78,6 +82,8 @@ def batch_command(
     resize: ResizeOption = Resize.antialias,
     precision: PrecisionOption = PrecisionName.auto,
     device: DeviceOption = "auto",
+    decode: DecodeOption = DecodeName.exact,
+    compiled: CompiledOption = False,
     engine: EngineOption = EngineName.local,
     ray_address: RayAddressOption = None,
     workers: Annotated[
@@ -96,7 +102,8 @@ def batch_command(
     from humanpref.engines import Engine
 
     names = [name for word in model or [DEFAULT_SCORER] for name in word.split(",")]
-    models = _models(names, weights, arch, resize, precision, device, here=engine is EngineName.local)
+    fast = Fast(decode.value, compiled)
+    models = _models(names, weights, arch, resize, precision, device, fast, here=engine is EngineName.local)
     if workers is None:
         workers, gpus = _default_workers(models, engine.value)
         gpus_per_worker = gpus if gpus_per_worker is None else gpus_per_worker
@@ -157,6 +164,7 @@ def _models(
     resize: Resize,
     precision: PrecisionName,
     device: str,
+    fast: Fast,
     *,
     here: bool,
 ) -> list[Model]:
@@ -165,8 +173,11 @@ def _models(
     files, archs = by_scorer(weights, names, "--weights"), by_scorer(arch, names, "--arch")
     models = []
     for name in names:
-        options = scorer_options(name, names, archs.get(name), resize, precision, device)
-        models.append(Model(name, files.get(name), options[0], options[1].value, options[2].value, options[3]))
+        own_arch, own_resize, own_precision, place = scorer_options(
+            name, names, archs.get(name), resize, precision, device, fast
+        )
+        model = Model(name, files.get(name), own_arch, own_resize.value, own_precision.value, place)
+        models.append(replace(model, **fast.of(name, names)._asdict()))
     if here:  # a cluster's machines have files of their own
         check_weights([name for name in names if get_spec(name).path is None], files)
     return models

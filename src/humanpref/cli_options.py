@@ -46,6 +46,13 @@ class PrecisionName(str, Enum):
     fp16 = "fp16"
 
 
+class DecodeName(str, Enum):
+    """Where JPEG files are decoded and resized."""
+
+    exact = "exact"
+    device = "device"
+
+
 class EngineName(str, Enum):
     """Where work is done."""
 
@@ -73,6 +80,12 @@ ResizeOption = Annotated[
 ]
 PrecisionOption = Annotated[PrecisionName, typer.Option(help="Number format of the matrix products.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+DecodeOption = Annotated[
+    DecodeName, typer.Option(help="device: JPEG files where the model is (nvJPEG); faster, and scores move a little.")
+]
+CompiledOption = Annotated[
+    bool, typer.Option("--compiled", help="Make the image tower faster by torch.compile, which can take minutes first.")
+]
 PromptsArgument = Annotated[
     Path, typer.Argument(help="JSON Lines, JSON list, Parquet, or text with one prompt a line.")
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
@@ -49,14 +49,31 @@ def split_words(
     return paths, names
 
 
+class Fast(NamedTuple):
+    """The options of speed, `load_scorer`'s last two."""
+
+    decode: Literal["exact", "device"] = "exact"
+    compiled: bool = False
+
+    def of(self, name: str, names: Sequence[str]) -> Fast:
+        """Those of one scorer; beside others those that ship with the package have none."""
+        return Fast() if len(names) > 1 and get_spec(name).ships else self
+
+
 def scorer_options(
-    name: str, names: Sequence[str], arch: str | None, resize: Resize, precision: PrecisionName, device: str
+    name: str,
+    names: Sequence[str],
+    arch: str | None,
+    resize: Resize,
+    precision: PrecisionName,
+    device: str,
+    fast: Fast = Fast(),  # noqa: B008 - it cannot change
 ) -> tuple[str | None, Resize, PrecisionName, str]:
     """Choose a scorer's options, refused now if it cannot have them; among others, lite keeps its only ones."""
     spec = get_spec(name)
     if spec.ships and len(names) > 1:
         resize, precision, device = Resize.antialias, PrecisionName.auto, "auto"
-    check_options(spec, arch, resize.value, precision.value, device)
+    check_options(spec, arch, resize.value, precision.value, device, *fast.of(name, names))
     return arch, resize, precision, device
 
 

@@ -7,13 +7,22 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from humanpref.cli_options import PrecisionName, PrecisionOption, Resize, ResizeOption
-from humanpref.cli_scorers import ArchByScorer, ModelsOption, WeightsByScorer, by_scorer, scorer_options
+from humanpref.cli_options import (
+    CompiledOption,
+    DecodeName,
+    DecodeOption,
+    PrecisionName,
+    PrecisionOption,
+    Resize,
+    ResizeOption,
+)
+from humanpref.cli_scorers import ArchByScorer, Fast, ModelsOption, WeightsByScorer, by_scorer, scorer_options
 from humanpref.errors import MissingExtraError, ScoreError
 from humanpref.scorers import DEFAULT_SCORER, SPECS, get_spec
 from humanpref.serve.config import MIB, ServeConfig
@@ -36,6 +45,8 @@ def serve_command(
     resize: ResizeOption = Resize.antialias,
     precision: PrecisionOption = PrecisionName.auto,
     device: DevicesOption = None,
+    decode: DecodeOption = DecodeName.exact,
+    compiled: CompiledOption = False,
     host: Annotated[str, typer.Option(help="0.0.0.0: from other machines, behind a TLS proxy.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
     api_keys: Annotated[
@@ -73,8 +84,9 @@ def serve_command(
         get_spec(name)
     files, archs = by_scorer(weights, names, "--weights"), by_scorer(arch, names, "--arch")
     places = _devices(device, names)
+    fast = Fast(decode.value, compiled)
     for name in names:
-        scorer_options(name, names, archs.get(name), resize, precision, places[name][0])
+        scorer_options(name, names, archs.get(name), resize, precision, places[name][0], fast)
     try:
         from humanpref.serve.keys import read_keys
         from humanpref.serve.models import ModelOptions
@@ -83,10 +95,11 @@ def serve_command(
         raise MissingExtraError(f'serving needs {error.name}: pip install "humanpref[serve]"') from None
     options = []
     for name in names:
-        own = [scorer_options(name, names, archs.get(name), resize, precision, place) for place in places[name]]
+        own = [scorer_options(name, names, archs.get(name), resize, precision, place, fast) for place in places[name]]
         own_arch, own_resize, own_precision, _ = own[0]
         devices = tuple(dict.fromkeys(place for *_, place in own))
-        options.append(ModelOptions(name, files.get(name), own_arch, own_resize.value, own_precision.value, devices))
+        one = ModelOptions(name, files.get(name), own_arch, own_resize.value, own_precision.value, devices)
+        options.append(replace(one, **fast.of(name, names)._asdict()))
     keys = read_keys(api_keys)
     if not keys and host not in LOOPBACK:
         say(f"anybody who reaches {host}:{port} may use it: no API keys are set (--api-keys)")

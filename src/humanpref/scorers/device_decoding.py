@@ -20,7 +20,7 @@ from humanpref.images import EncodedImage
 from humanpref.preprocess import PreprocessSpec, Resize, prepare_picture, preprocess
 
 LARGEST = 2**22
-"""Most pixels of an image that is decoded on the device, where a whole batch of pictures lies at a time."""
+"""Most pixels, and most bytes, of an image that is decoded on the device, where a whole batch lies at a time."""
 TOGETHER = 2**24
 """Most pixels that are resized at once, as floats (12 bytes each, and several copies)."""
 UPRIGHT = 1
@@ -44,10 +44,11 @@ def is_ordinary(image: EncodedImage) -> bool:
 
     By its header; nothing is decoded. A file that was cut off lacks the end-of-image mark.
     """
-    if not (image.content.startswith(b"\xff\xd8") and image.content.endswith(b"\xff\xd9")):
+    content = image.content
+    if not (content.startswith(b"\xff\xd8") and content.endswith(b"\xff\xd9") and len(content) <= LARGEST):
         return False
     try:
-        with Image.open(BytesIO(image.content), formats=["JPEG"]) as header:
+        with Image.open(BytesIO(content), formats=["JPEG"]) as header:
             pixels = header.width * header.height
             upright = header.getexif().get(ORIENTATION, UPRIGHT) == UPRIGHT
             return upright and header.mode in {"L", "RGB"} and 0 < pixels <= min(LARGEST, image.max_pixels)

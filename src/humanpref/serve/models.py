@@ -17,7 +17,7 @@ from typing import Any
 
 from humanpref.errors import ImageError, ScoreError, WeightsError, reason_of
 from humanpref.images import EncodedImage
-from humanpref.scorers import DEFAULT_SCORER, Precision, load_scorer
+from humanpref.scorers import DEFAULT_SCORER, Decode, Precision, load_scorer
 from humanpref.scorers.base import BatchScorer
 from humanpref.serve.admission import Admission
 from humanpref.serve.batching import Batcher
@@ -43,6 +43,8 @@ class ModelOptions:
     resize: Any = "antialias"
     precision: Precision = "auto"
     devices: tuple[str, ...] = ("auto",)
+    decode: Decode = "exact"
+    compiled: bool = False
 
 
 @dataclass
@@ -97,7 +99,9 @@ def load_models(options: Sequence[ModelOptions]) -> dict[str, ServedModel]:
             )
         replicas = []
         for device in one.devices:
-            scorer = load_scorer(one.name, one.weights, one.arch, one.resize, one.precision, device)
+            scorer = load_scorer(
+                one.name, one.weights, one.arch, one.resize, one.precision, device, one.decode, one.compiled
+            )
             if not isinstance(scorer, BatchScorer):
                 raise ServeError(f"{one.name} cannot be served: it prepares no images ahead")
             replicas.append(scorer)
