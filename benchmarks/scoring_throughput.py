@@ -29,6 +29,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 PROMPT = "A cat with two horns on its head"
 Score = Callable[[list[str]], object]
@@ -156,6 +157,18 @@ def measure_files(args: argparse.Namespace, files: list[str]) -> None:
     mine.close()
 
 
+def flops_per_image(scorer: Any) -> int:
+    """Floating-point operations of the image tower's matrix products for one image (a product and a sum are two)."""
+    visual = scorer.model.visual
+    block = visual.transformer.resblocks[0]
+    width, hidden = block.attn.in_proj_weight.shape[1], block.mlp.c_fc.out_features
+    patch = visual.conv1.kernel_size[0]
+    patches = (scorer._preprocess.size // patch) ** 2
+    tokens = patches + 1
+    per_layer = 2 * tokens * width * (4 * width + 2 * hidden) + 4 * tokens * tokens * width
+    return len(visual.transformer.resblocks) * per_layer + 2 * patches * 3 * patch * patch * width
+
+
 def measure_tower(args: argparse.Namespace) -> None:
     import torch
 
@@ -204,8 +217,7 @@ def measure_tower(args: argparse.Namespace) -> None:
 
     with torch.inference_mode():
         pairs = [(seconds(tower), seconds(products)) for _ in range(args.rounds + 1)][1:]
-    per_layer = 2 * tokens * width * (4 * width + 2 * hidden) + 4 * tokens * tokens * width
-    flops = n * (layers * per_layer + 2 * patches * 3 * patch * patch * width)
+    flops = n * flops_per_image(scorer)
     best = min(own for own, _ in pairs)
     where = torch.cuda.get_device_name() if args.device.startswith("cuda") else f"{torch.get_num_threads()} threads"
     print(f"tower: {where}, {scorer.precision}, batch {n}: {n / best:.2f} images/s, {flops / best / 1e12:.2f} TFLOP/s")  # type: ignore[attr-defined]

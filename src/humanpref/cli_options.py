@@ -103,7 +103,10 @@ def load(
 ) -> Scorer:
     """Load a scorer by the options of the command line; a terminal is told, since it can take seconds."""
     from humanpref.scorers import load_scorer
+    from humanpref.scorers.transfer import one_core_a_thread
 
     if not (model in SPECS and SPECS[model].ships) and sys.stderr.isatty():
         print(f"Loading {model} ...", file=sys.stderr)
-    return load_scorer(model, weights, arch, resize=resize.value, precision=precision.value, device=device)
+    scorer = load_scorer(model, weights, arch, resize=resize.value, precision=precision.value, device=device)
+    one_core_a_thread([scorer])
+    return scorer

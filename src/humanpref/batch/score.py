@@ -70,11 +70,12 @@ class MakeScoring:
         """Load the scorers -> the worker: spans to their parts. Raises what `load_scorer` does, and `BatchError`."""
         import torch
 
+        from humanpref.scorers.transfer import one_core_a_thread
+
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         scorers = [model.load() for model in self.models]
-        if any(scorer.in_flight for scorer in scorers):
-            torch.set_num_threads(1)  # the matrices are a GPU's; each thread prepares an image of its own
+        one_core_a_thread(scorers)
         return _Scoring(self, scorers)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
+
+from humanpref.scorers.base import BatchScorer
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -40,3 +42,13 @@ def bring_back(tensor: Tensor) -> Callable[[], Tensor]:
         return copy
 
     return wait
+
+
+def one_core_a_thread(scorers: Iterable[object]) -> None:
+    """Where a GPU runs a network, let each thread that prepares images use one core.
+
+    PyTorch would have every one of them start a team as large as the machine. For processes of ours alone, since it is
+    a setting of the whole process, and would slow down networks on the CPU.
+    """
+    if any(isinstance(scorer, BatchScorer) and scorer.in_flight for scorer in scorers):
+        torch.set_num_threads(1)

@@ -19,6 +19,7 @@ from humanpref.errors import ImageError, ScoreError, WeightsError, reason_of
 from humanpref.images import EncodedImage
 from humanpref.scorers import DEFAULT_SCORER, Decode, Precision, load_scorer
 from humanpref.scorers.base import BatchScorer
+from humanpref.scorers.transfer import one_core_a_thread
 from humanpref.serve.admission import Admission
 from humanpref.serve.batching import Batcher
 from humanpref.serve.bodies import Source
@@ -106,6 +107,7 @@ def load_models(options: Sequence[ModelOptions]) -> dict[str, ServedModel]:
                 raise ServeError(f"{one.name} cannot be served: it prepares no images ahead")
             replicas.append(scorer)
         found[one.name] = ServedModel(one.name, tuple(replicas), one.devices)
+        one_core_a_thread(replicas)
     return found
 
 
