@@ -64,8 +64,8 @@ def main() -> None:
     print(
         f"{where}, {os.cpu_count()} cores, {args.model} {args.arch}; {len(files)} JPEG files, {len(distinct)} distinct"
     )
-    heads = f"{'images/s':>10}{'range':>18}{'times':>9}{'of alone':>11}{'peak':>8}{'ready, s':>9}{'largest':>11}{'mean':>11}"
-    print(f"{'':24}{heads}{'flipped':>10}")
+    heads = f"{'':24}{'images/s':>10}{'range':>18}{'times':>9}{'of alone':>11}{'peak':>8}{'ready, s':>9}"
+    print(f"{heads}{'largest':>11}{'mean':>11}{'flipped':>10}")
     base, _ = load(args, {})
     one_core_a_thread([base])
     expected = base.score(distinct, texts(len(distinct)))

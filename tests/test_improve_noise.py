@@ -21,7 +21,7 @@ from humanpref.generate import Backend, GenerateError, Prompt, Request, generate
 from humanpref.improve import apply_methods, make_methods
 from humanpref.improve.methods import ImproveError
 from humanpref.improve.noise.encoding import cover, encode, scale
-from humanpref.improve.noise.mixing import Forward, add_noise, at_start, forward_at_start, mix, terminal
+from humanpref.improve.noise.mixing import Forward, add_noise, at_start, forward_at_start, mix
 from tests.generating import contents, environment, rows
 from tests.tiny_pipeline import IMAGE_SIZE, write_pipeline
 from tests.tiny_pipelines import write_flux, write_sd3, write_sdxl
@@ -77,7 +77,6 @@ def test_the_first_timestep_of_schedulers_that_keep_the_variance(name: str) -> N
     assert forward.signal == pytest.approx(product**0.5, rel=1e-4)
     assert forward.noise == pytest.approx((1 - product) ** 0.5, rel=1e-6)
     assert forward.scale == pytest.approx(1.0, abs=1e-6)
-    assert forward.snr == pytest.approx(product / (1 - product), rel=1e-3)
 
 
 @pytest.mark.parametrize("karras", [False, True])
@@ -99,17 +98,6 @@ def test_the_first_timestep_of_schedulers_in_sigmas(name: str, spacing: str, kar
 def test_flow_matching_begins_with_pure_noise(options: dict[str, Any]) -> None:
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(**options)
     assert forward_at_start(at_start(scheduler, 28)) == Forward(0.0, 1.0)
-    assert terminal(scheduler).snr == 0
-
-
-def test_what_is_left_at_the_end_of_training() -> None:
-    forward = terminal(diffusers.DDIMScheduler(**SD))
-    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
-    assert forward.share**2 == pytest.approx(np.prod(1 - betas), rel=1e-4)
-    assert forward.share == pytest.approx(0.0683, abs=1e-4)  # sqrt(0.0047) of Lin et al., table 1
-    assert terminal(diffusers.DDIMScheduler(**SD, rescale_betas_zero_snr=True)).share == 0
-    with pytest.raises(ImproveError, match="VQDiffusionScheduler does not say"):
-        terminal(diffusers.VQDiffusionScheduler(num_vec_classes=4))
 
 
 @pytest.mark.parametrize("name", ["DDIM", "PNDM", "EulerDiscrete", "HeunDiscrete", "FlowMatchEulerDiscrete"])
@@ -239,7 +227,7 @@ def test_the_shapes_pipeline_has_no_mismatch_and_its_encoder_finds_the_decoders_
     noisy = apply_methods(make_methods(f"noise:{tmp_path / 'r.png'}"), backend)
     assert np.array_equal(draw(noisy, REQUESTS[:1]), draw(backend, REQUESTS[:1]))
     pipeline = backend._pipeline
-    assert terminal(pipeline.scheduler).share == 0
+    assert pipeline.scheduler.alphas_cumprod[-1] == 0
     latents = encode(pipeline, [picture(32, 32)], (32, 32))
     assert latents.shape == (1, 19, 8, 8)
     assert 0.3 < float(latents.std()) < 3

@@ -349,6 +349,20 @@ def test_batches_in_flight_do_not_move_scores(load_tiny) -> None:
     assert sum(isinstance(score, ImageError) for score in one) == 5
 
 
+def test_a_tokenizer_does_not_remember_all_words(load_tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = load_tiny().tokenizer
+    assert len(tokenizer.cache) == 2
+    prompts = [f"word{chr(97 + n % 26)}{chr(97 + n // 26)} and {'long' * 20}" for n in range(50)]
+    expected = tokenizer(prompts)
+    assert len(tokenizer.cache) == 53
+    assert not any(len(word) > 64 for word in tokenizer.cache)
+    monkeypatch.setattr("humanpref.scorers.clip.MOST_WORDS", 10)
+    other = load_tiny().tokenizer
+    assert torch.equal(other(prompts), expected)
+    assert torch.equal(other(prompts), expected)
+    assert len(other.cache) == 10
+
+
 @pytest.mark.slow
 def test_a_compiled_tower_says_the_same(load_tiny) -> None:
     plain, compiled = load_tiny(), load_tiny(compiled=True)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 Tokenizer: TypeAlias = Callable[[list[str]], Tensor]
 
 TEXT_CACHE_SIZE = 4096
+MOST_WORDS, LONGEST_WORD = 2**16, 64
 
 FACTORS: Mapping[str, float | None] = MappingProxyType(
     {"cosine": 1.0, "100 x cosine": 100.0, "logit scale x cosine": None}
@@ -268,7 +269,7 @@ def build(config: dict[str, Any]) -> tuple[nn.Module, Callable[[list[str]], Tens
 
     Raises `WeightsError` for a config that open_clip cannot build, or whose text tower is not CLIP's own.
     """
-    from open_clip import CLIP, CustomTextCLIP, SimpleTokenizer
+    from open_clip import CLIP, CustomTextCLIP
 
     config = dict(config)
     text = _own_text_tower(config)
@@ -279,7 +280,7 @@ def build(config: dict[str, Any]) -> tuple[nn.Module, Callable[[list[str]], Tens
         if any(name.rpartition(".")[2] != "attn_mask" for name in _computed_buffers(model)):
             model = kind(**config)  # some image towers compute tables at start, which no checkpoint holds
         use_fused_self_attention(model)
-        return model, SimpleTokenizer(context_length=int(text.get("context_length", 77)))
+        return model, _tokenizer(text)
     except Exception as error:  # a config can be wrong in as many ways as open_clip has lines
         raise WeightsError(f"the architecture config is not one open_clip can build ({error})") from None
 
@@ -289,7 +290,7 @@ def fresh_network(config: dict[str, Any], seed: int) -> tuple[nn.Module, Tokeniz
 
     Raises `WeightsError` as `build` does.
     """
-    from open_clip import CLIP, CustomTextCLIP, SimpleTokenizer
+    from open_clip import CLIP, CustomTextCLIP
 
     own = dict(config)
     text = _own_text_tower(own)
@@ -301,7 +302,25 @@ def fresh_network(config: dict[str, Any], seed: int) -> tuple[nn.Module, Tokeniz
         except Exception as error:  # a config can be wrong in as many ways as open_clip has lines
             raise WeightsError(f"the architecture config is not one open_clip can build ({error})") from None
     use_fused_self_attention(model)
-    return model, SimpleTokenizer(context_length=int(text.get("context_length", 77)))
+    return model, _tokenizer(text)
+
+
+class _Words(dict[str, str]):
+    """What a tokenizer remembers of the words it has split: open_clip's own would grow as long as new ones come."""
+
+    def __setitem__(self, word: str, parts: str) -> None:
+        if len(self) < MOST_WORDS and len(word) <= LONGEST_WORD:
+            super().__setitem__(word, parts)
+
+
+def _tokenizer(text: dict[str, Any]) -> Tokenizer:
+    """CLIP's tokenizer, for the text tower of a config."""
+    from open_clip import SimpleTokenizer
+
+    tokenizer: Any = SimpleTokenizer(context_length=int(text.get("context_length", 77)))
+    tokenizer.cache = _Words(tokenizer.cache)
+    encode: Tokenizer = tokenizer
+    return encode
 
 
 def _own_text_tower(config: dict[str, Any]) -> dict[str, Any]:

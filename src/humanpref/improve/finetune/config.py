@@ -93,10 +93,17 @@ class FinetuneConfig:
         for name in ("late", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ImproveError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.algorithm == "dpo" and self.kl:
-            raise ImproveError("dpo stays near the model by beta; leave kl out")
         if not all(self.layers):
             raise ImproveError(f"lora_layers must be names separated by commas, got {self.lora_layers!r}")
+        self._check_algorithm()
+
+    def _check_algorithm(self) -> None:
+        """Refuse what the algorithm would not use."""
+        if self.algorithm == "dpo" and self.kl:
+            raise ImproveError("dpo stays near the model by beta; leave kl out")
+        for name, algorithm in (("last_steps", "draft"), ("late", "refl"), ("beta", "dpo")):
+            if self.algorithm != algorithm and getattr(self, name) != getattr(FinetuneConfig, name):
+                raise ImproveError(f"{name} is for {algorithm} only, which {self.algorithm} is not; leave it out")
 
     @property
     def layers(self) -> list[str]:

@@ -41,11 +41,6 @@ class Forward:
         """The signal's share of that, in [0, 1]: sqrt(abar), whatever form the scheduler has."""
         return self.signal / self.scale
 
-    @property
-    def snr(self) -> float:
-        """The signal-to-noise ratio signal^2 / noise^2; infinite without noise."""
-        return math.inf if self.noise == 0 else (self.signal / self.noise) ** 2
-
 
 def at_start(scheduler: Any, steps: int) -> Any:
     """Return a copy of a scheduler of diffusers that is about to take the first of so many steps.
@@ -78,19 +73,6 @@ def add_noise(started: Any, latents: Tensor, noise: Tensor) -> Tensor:
     if hasattr(started, "scale_noise"):
         return torch.as_tensor(started.scale_noise(latents, timesteps, noise))
     return torch.as_tensor(started.add_noise(latents, noise, timesteps))
-
-
-def terminal(scheduler: Any) -> Forward:
-    """Return the forward process at the last timestep of training, where the least signal is left.
-
-    Raises `ImproveError` for a scheduler that has neither `alphas_cumprod` nor, of flow matching, sigmas.
-    """
-    if (products := getattr(scheduler, "alphas_cumprod", None)) is not None:
-        product = float(products[-1])
-        return Forward(math.sqrt(product), math.sqrt(1.0 - product))
-    if hasattr(scheduler, "scale_noise") and (sigma := getattr(scheduler, "sigma_max", None)) is not None:
-        return Forward(1.0 - float(sigma), float(sigma))
-    raise ImproveError(f"{type(scheduler).__name__} does not say how much signal its last timestep has")
 
 
 def mix(latents: Tensor, noise: Tensor, forward: Forward, share: float | None = None) -> Tensor:
