@@ -55,6 +55,8 @@ def scorers(load_tiny: Callable[..., Any]) -> tuple[Any, Any]:
         (jpeg()[:-700], False),
         (jpeg() + b"more", False),
         (jpeg(Image.new("RGB", (2100, 2100))), False),
+        (jpeg(Image.new("RGB", (20, 400))), False),
+        (jpeg(keep_rgb=True), False),
         (jpeg()[:2] + b"\xff\xfe\xff\xff".ljust(65537, b"x") * 65 + jpeg()[2:], False),
         (b"\xff\xd8\xff\xd9", False),
         (png(), False),
@@ -70,6 +72,8 @@ def scorers(load_tiny: Callable[..., Any]) -> tuple[Any, Any]:
         "cut-off",
         "trailing",
         "large",
+        "elongated",
+        "red-green-blue",
         "padded",
         "empty-jpeg",
         "png",
@@ -136,7 +140,7 @@ def test_what_the_decoder_refuses_is_decoded_exactly(scorers: tuple[Any, Any], m
     exact = scorers[0].score(images, "a")
     monkeypatch.setattr(library, "decode_jpeg", picky)
     assert torch.allclose(scorers[1].score(images, "a"), exact, atol=1e-6)
-    assert asked == [5, 2, 3, 1, 2]
+    assert asked == [5, 1, 1, 1, 1, 1]
 
 
 def test_large_pictures_are_resized_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

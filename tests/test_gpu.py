@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from humanpref.errors import ImageError
+from humanpref.images import EncodedImage
 from tests.conftest import TINY_ARCH
-from tests.toys import picture
+from tests.toys import damaged_jpeg, picture
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -50,31 +53,77 @@ def same(one: list[float | ImageError], other: list[float | ImageError], toleran
     assert max(abs(a - b) for a, b in numbers) < tolerance
 
 
+def test_begin_does_not_wait(load_tiny) -> None:
+    """The next batch is queued while the GPU is busy, and scores are asked for when it is not."""
+    for options in ({}, {"decode": "device"}):
+        scorer = load_tiny(device="cuda", **options)
+        assert scorer.in_flight == 1
+        batch = [scorer.prepare(picture(seed=seed)) for seed in range(scorer.batch_size)]
+        prompts = [f"prompt {n}" for n in range(len(batch))]
+        expected = scorer.begin(batch, prompts)()  # memory is set aside
+        prompts = [f"another {n}" for n in range(len(batch))]  # whose tokens travel, too
+        scorer.begin(batch, prompts)()
+        torch.cuda.synchronize()
+        torch.cuda._sleep(3_000_000_000)  # a second or two
+        began = time.perf_counter()
+        waits = [scorer.begin(batch, [f"prompt {n}" for n in range(len(batch))]) for _ in range(3)]
+        assert time.perf_counter() - began < 0.5
+        assert waits[0]() == pytest.approx(expected, abs=1e-5)
+        assert time.perf_counter() - began > 0.5
+        assert waits[2]() == pytest.approx(expected, abs=1e-5)
+
+
 def test_batches_in_flight(load_tiny, files: list[Path]) -> None:
     """Scores are those of one batch after the other: no buffer is used again too early."""
     scorer = load_tiny(device="cuda")
-    assert scorer.in_flight == 1
     prompts = [f"prompt {n % 50}" for n in range(len(files))]
     found = [list(scorer.score_each(files, prompts)) for _ in range(3)]
     scorer.in_flight = 0
-    torch.cuda.synchronize()
     for one in found:
         same(one, list(scorer.score_each(files, prompts)), 1e-5)
 
 
-def test_decoding_on_the_device(load_tiny, files: list[Path]) -> None:
+def test_decoding_on_the_device(load_tiny, files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     exact, fast = load_tiny(device="cuda"), load_tiny(device="cuda", decode="device")
     prompts = [f"prompt {n % 50}" for n in range(len(files))]
-    same(list(exact.score_each(files, prompts)), list(fast.score_each(files, prompts)), 2e-2)
+    expected = list(exact.score_each(files, prompts))
+    monkeypatch.setattr("humanpref.scorers.device_decoding._exactly", None)  # nvJPEG decodes them all
+    for _ in range(3):
+        same(expected, list(fast.score_each(files, prompts)), 1e-2)
+
+
+def test_damage_among_good_files_of_one_size(load_tiny, files: list[Path]) -> None:
+    """Damaged files are errors or pictures, as nvJPEG sees it; they move nobody else's score."""
+    exact, fast = load_tiny(device="cuda"), load_tiny(device="cuda", decode="device")
+    contents = [path.read_bytes() for path in files[1:200:3]]
+    bad = {5, 20, 41}
+    for n in bad:
+        middle = len(contents[n]) // 2
+        scan = contents[n][:middle] + b"\xff" * 50 + contents[n][middle + 50 :]
+        contents[n] = damaged_jpeg(contents[n]) if n == 5 else scan
+    images = [EncodedImage(content, str(n)) for n, content in enumerate(contents)]
+    pairs = zip(exact.score_each(images, "a"), fast.score_each(images, "a"), strict=True)
+    for n, (one, other) in enumerate(pairs):
+        if n not in bad:
+            assert other == pytest.approx(one, abs=1e-2)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_compiled(load_tiny, files: list[Path], precision: str) -> None:
     plain = load_tiny(device="cuda", precision=precision)
     compiled = load_tiny(device="cuda", precision=precision, compiled=True)
-    same(list(plain.score_each(files, "a")), list(compiled.score_each(files, "a")), 2e-2)
+    tolerance = 1e-3 if precision == "fp32" else 1e-2
+    same(list(plain.score_each(files, "a")), list(compiled.score_each(files, "a")), tolerance)
 
 
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
 def test_a_batch_run(load_tiny, tiny_checkpoint: Path, files: list[Path], tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     from humanpref.batch.records import Reading
@@ -91,4 +140,4 @@ def test_a_batch_run(load_tiny, tiny_checkpoint: Path, files: list[Path], tmp_pa
     expected = dict(zip([file.name for file in files], load_tiny(device="cuda").score_each(files, "a"), strict=True))
     for row in scores(out):
         if row["error"] is None:
-            assert row["score_hps_v2_1"] == pytest.approx(expected[row["key"]], abs=2e-2)
+            assert row["score_hps_v2_1"] == pytest.approx(expected[row["key"]], abs=1e-2)

@@ -25,7 +25,7 @@ from humanpref import load_scorer
 from humanpref import score as score_here
 from humanpref.errors import ScoreError
 from humanpref.images import ImageSource, open_image
-from humanpref.scorers import ScorerSpec
+from humanpref.scorers import LoadOptions, ScorerSpec
 from humanpref.scorers.base import BatchScorer, Scores
 from humanpref.serve.bodies import MAX_VALUES, ScoreBody, read_json
 from humanpref.serve.config import ServeConfig
@@ -125,7 +125,7 @@ def test_scores_of_a_clip_are_those_of_the_command_line(name: str, tmp_path: Pat
     options = {"weights": weights, "arch": arch, "precision": "fp32", "device": "cpu"}
     paths, prompts = files_of(tmp_path, 7), ["a red square", "a cat"] * 3 + ["a cat " * 90]
     here = load_scorer(name, **options).score([str(path) for path in paths], prompts)
-    models = load_models([ModelOptions(name, weights, arch, precision="fp32", devices=("cpu",))])
+    models = load_models([ModelOptions(name, LoadOptions(weights, arch, precision="fp32"), ("cpu",))])
     with serving(models, ServeConfig(max_batch=3)) as served:
         images = [{"data": b64(path.read_bytes())} for path in paths]
         with ThreadPoolExecutor(4) as pool:  # other people's images are in the batches
@@ -140,7 +140,7 @@ def test_scores_of_a_clip_are_those_of_the_command_line(name: str, tmp_path: Pat
 
 
 def test_the_official_tiny_checkpoint_is_served_by_two_replicas(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    options = ModelOptions("hps-v2.1", tiny_checkpoint, TINY_ARCH, precision="fp32", devices=("cpu", "cpu"))
+    options = ModelOptions("hps-v2.1", LoadOptions(tiny_checkpoint, TINY_ARCH, precision="fp32"), ("cpu", "cpu"))
     paths = files_of(tmp_path, 6)
     here = load_scorer("hps-v2.1", tiny_checkpoint, TINY_ARCH, precision="fp32").score(list(paths), "a cat")
     with serving(load_models([options, ModelOptions("lite")]), ServeConfig(max_batch=1)) as served:
@@ -157,7 +157,8 @@ def test_decoding_on_the_device(tiny_checkpoint: Path, tmp_path: Path) -> None:
     buffer = BytesIO()
     Image.open(path).convert("RGB").save(buffer, "JPEG", quality=95)
     whole = buffer.getvalue()
-    options = ModelOptions("hps-v2.1", tiny_checkpoint, TINY_ARCH, precision="fp32", devices=("cpu",), decode="device")
+    own = LoadOptions(tiny_checkpoint, TINY_ARCH, precision="fp32", decode="device")
+    options = ModelOptions("hps-v2.1", own, ("cpu",))
     picture = Image.open(BytesIO(whole))
     here = load_scorer("hps-v2.1", tiny_checkpoint, TINY_ARCH, precision="fp32").score([picture, path], "a cat")
     with serving(load_models([options])) as served:

@@ -239,7 +239,7 @@ def test_a_port_that_is_taken_is_one_line() -> None:
         (["--host", "no.such.host.invalid"], "cannot be listened on"),
         (["--api-keys", "/no/such/file"], "API keys cannot be read (No such file or directory)"),
         (["--device", "nonsense=cpu"], "--device nonsense=cpu: nonsense is no scorer"),
-        (["--device", "cuda"], "lite has no arch, resize, precision or device to choose"),
+        (["--device", "cuda"], "lite has no arch, resize, precision, device, decode or compiled to choose"),
         (["--max-images", "0"], "max_images must be above 0"),
         (["--model", "lite", "--model", "lite"], "lite is named twice"),
     ],

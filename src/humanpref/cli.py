@@ -39,7 +39,7 @@ from humanpref.cli_train import push_command, train_command
 from humanpref.data.sources import DATASETS
 from humanpref.errors import HumanprefError, ScoreError, UnknownNameError
 from humanpref.memory import keep_freed_memory
-from humanpref.scorers import DEFAULT_SCORER, SPECS, get_spec
+from humanpref.scorers import DEFAULT_SCORER, SPECS, LoadOptions, get_spec
 from humanpref.terminal import progress as _progress
 from humanpref.terminal import say as _say
 
@@ -96,7 +96,7 @@ def score_command(
     from humanpref.ranking import score
 
     sources = expand_sources(images, allow_url=allow_url)
-    scorer = load(model, weights, arch, resize, precision, device)
+    scorer = load(model, LoadOptions(weights, arch, resize.value, precision.value, device))
     with _progress("Scoring", len(sources)) as advance:
         report = score(sources, prompt, scorer, on_image=advance)
     _say(*report.notes)
@@ -127,7 +127,7 @@ def compare_command(
     sources = expand_sources(images, allow_url=allow_url)
     if len(sources) < 2:
         raise ScoreError(f"a comparison needs at least two images, got {len(sources)}")
-    scorer = load(model, weights, arch, resize, precision, device)
+    scorer = load(model, LoadOptions(weights, arch, resize.value, precision.value, device))
     with _progress("Scoring", len(sources)) as advance:
         comparison = compare(sources, prompt, scorer, on_image=advance)
     _say(*comparison.notes)

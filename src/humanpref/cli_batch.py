@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,8 +27,8 @@ from humanpref.cli_options import (
     ResizeOption,
     complete_model,
 )
-from humanpref.cli_scorers import ArchByScorer, Fast, WeightsByScorer, by_scorer, check_weights, scorer_options
-from humanpref.scorers import DEFAULT_SCORER, get_spec
+from humanpref.cli_scorers import ArchByScorer, WeightsByScorer, check_weights, options_by_scorer
+from humanpref.scorers import DEFAULT_SCORER, LoadOptions, get_spec
 from humanpref.terminal import say
 
 if TYPE_CHECKING:
@@ -99,11 +98,15 @@ def batch_command(
     """Score a whole dataset into Parquet. Stop it when you like: the same command goes on."""
     from humanpref.batch.records import Reading
     from humanpref.batch.run import batch
+    from humanpref.batch.score import Model
     from humanpref.engines import Engine
 
     names = [name for word in model or [DEFAULT_SCORER] for name in word.split(",")]
-    fast = Fast(decode.value, compiled)
-    models = _models(names, weights, arch, resize, precision, device, fast, here=engine is EngineName.local)
+    common = LoadOptions(None, None, resize.value, precision.value, device, decode.value, compiled)
+    options = options_by_scorer(names, weights, arch, common)
+    if engine is EngineName.local:  # a cluster's machines have files of their own
+        check_weights({name: own for name, own in options.items() if get_spec(name).path is None})
+    models = [Model(name, **vars(own)) for name, own in options.items()]
     if workers is None:
         workers, gpus = _default_workers(models, engine.value)
         gpus_per_worker = gpus if gpus_per_worker is None else gpus_per_worker
@@ -155,32 +158,6 @@ def select_command(
     print(_as_json(report) if format is ReportFormat.json else _select_table(report))
     if report.complete is False:
         say(f"{scores} is not complete: the batch run that fills it has not ended; these are the rows so far")
-
-
-def _models(
-    names: list[str],
-    weights: list[str] | None,
-    arch: list[str] | None,
-    resize: Resize,
-    precision: PrecisionName,
-    device: str,
-    fast: Fast,
-    *,
-    here: bool,
-) -> list[Model]:
-    from humanpref.batch.score import Model
-
-    files, archs = by_scorer(weights, names, "--weights"), by_scorer(arch, names, "--arch")
-    models = []
-    for name in names:
-        own_arch, own_resize, own_precision, place = scorer_options(
-            name, names, archs.get(name), resize, precision, device, fast
-        )
-        model = Model(name, files.get(name), own_arch, own_resize.value, own_precision.value, place)
-        models.append(replace(model, **fast.of(name, names)._asdict()))
-    if here:  # a cluster's machines have files of their own
-        check_weights([name for name in names if get_spec(name).path is None], files)
-    return models
 
 
 def _default_workers(models: list[Model], engine: str) -> tuple[int, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,7 @@ from humanpref.cli_options import (
     ReportFormat,
     Resize,
     ResizeOption,
+    common_options,
     load,
 )
 from humanpref.cli_scorers import (
@@ -25,14 +27,13 @@ from humanpref.cli_scorers import (
     ModelsOption,
     NoCacheOption,
     WeightsByScorer,
-    by_scorer,
     check_weights,
-    optional_path,
+    options_by_scorer,
     score_cache,
-    scorer_options,
     split_words,
 )
 from humanpref.errors import DataError, HumanprefError
+from humanpref.scorers import LoadOptions
 from humanpref.terminal import progress, say
 
 if TYPE_CHECKING:
@@ -106,16 +107,15 @@ def run_command(
     paths, names = split_words(images or [], model, none_is_fine=True)
     if not paths and not backend:
         raise DataError("no images: name folders of them (STYLE/00000.jpg ...), or make them with --backend")
-    files, archs = by_scorer(weights, names, "--weights"), by_scorer(arch, names, "--arch")
-    chosen = {one: scorer_options(one, names, archs.get(one), resize, precision, device) for one in names}
+    chosen = options_by_scorer(names, weights, arch, common_options(resize, precision, device))
     if out.suffix == ".json" and backend:
         raise DataError(f"{out}: with --backend, --out names a folder; the images go below it")
     found_suite = load_suite(suite, prompts)
-    check_weights(names, files)
+    check_weights(chosen)
     if backend:
         paths.append(_generate(found_suite, backend, out / "images", seed, images_per_prompt))
     generators = [own for path in paths for own in collect(path, found_suite, name)]
-    scorers = [load(one, optional_path(files.get(one)), *chosen[one]) for one in names]
+    scorers = [load(one, options) for one, options in chosen.items()]
     with (
         score_cache(_own_cache(out), no_cache) as cache,
         progress("Scoring", sum(len(own.images) for own in generators), "images") as advance,
@@ -426,12 +426,13 @@ def reproduce_command(
 
     scorer = f"hps-{hps_version.value}"
     row = published_row(scorer, model)
-    check_weights([scorer], {} if weights is None else {scorer: str(weights)})
+    options = LoadOptions(weights, arch, precision=precision.value, device=device)
+    check_weights({scorer: options})
     plan = plan_archive(row, data)
     say(f"{plan.out} is there already" if plan.done else str(plan))
     with progress("Downloading", len(plan.files), "files") as advance:
         suite, images = fetch_archive(plan, row, advance)
-    scorers = [load(scorer, weights, arch, Resize(resize), precision, device) for resize in RESIZES]
+    scorers = [load(scorer, replace(options, resize=resize)) for resize in RESIZES]
     with score_cache(_own_cache(out), no_cache) as cache, progress("Scoring", len(images.images), "images") as advance:
         report = run_benchmark([images], suite, scorers, out, cache=cache, on_image=advance)
     _say_notes(report, scorers)

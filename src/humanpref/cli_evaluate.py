@@ -18,6 +18,7 @@ from humanpref.cli_options import (
     PrecisionOption,
     Resize,
     ResizeOption,
+    common_options,
     load,
 )
 from humanpref.cli_scorers import (
@@ -25,10 +26,8 @@ from humanpref.cli_scorers import (
     ModelsOption,
     NoCacheOption,
     WeightsByScorer,
-    by_scorer,
     check_weights,
-    optional_path,
-    scorer_options,
+    options_by_scorer,
     split_words,
 )
 from humanpref.errors import DataError, ScoreError
@@ -104,12 +103,11 @@ def evaluate_command(
 
     paths, names = split_words(data, model)
     threshold = _threshold(tie_threshold)
-    files, archs = by_scorer(weights, names, "--weights"), by_scorer(arch, names, "--arch")
+    chosen = options_by_scorer(names, weights, arch, common_options(resize, precision, device))
     _check_level(level, fid, inception_score, inception_weights)
     for path in report or ():
         check_report(path)
-    chosen = {name: scorer_options(name, names, archs.get(name), resize, precision, device) for name in names}
-    check_weights(names, files)
+    check_weights(chosen)
     roots = _roots(image_root, len(paths))
     test_sets = [_read(path, root, test_set, allow_missing) for path, root in zip(paths, roots, strict=True)]
     inception: Inception | None = None
@@ -119,9 +117,7 @@ def evaluate_command(
             judge_generators(one, ())  # what is missing is said now, not after hours of scoring
         inception, reference = _inception(fid, inception_score, inception_weights, device)
     with ExitStack() as stack:
-        scorers: Iterator[Scorer] = (
-            load(name, optional_path(files.get(name)), *chosen[name]) for name in names
-        )  # one in memory at a time
+        scorers: Iterator[Scorer] = (load(name, own) for name, own in chosen.items())  # one in memory at a time
         if not no_cache:
             scorers = _cached(scorers, stack)
         total = sum(t.images for t in test_sets) * len(names)

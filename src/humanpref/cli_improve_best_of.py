@@ -16,6 +16,7 @@ from humanpref.cli_options import (
     Resize,
     ResizeOption,
     RetryFailedOption,
+    common_options,
     complete_model,
 )
 from humanpref.cli_scorers import ArchByScorer, NoCacheOption, WeightsByScorer, chosen_scorers, score_cache
@@ -86,7 +87,13 @@ def best_of_command(
     if pool is None and source is not None:
         raise DataError("--source is for --pool")
     out = out.expanduser()
-    load_all, names = chosen_scorers([], [model, *(check_model or ())], weights, arch, resize, precision, device)
+    load_all, names = chosen_scorers(
+        [],
+        [model, *(check_model or ())],
+        weights,
+        arch,
+        common_options(resize, precision, device),
+    )
     check_scorers(names)
     check_out(out, REPORT)
     if pool is not None:

@@ -21,6 +21,7 @@ from humanpref.cli_options import (
     ResizeOption,
     RetryFailedOption,
     WorkersOption,
+    common_options,
 )
 from humanpref.cli_scorers import (
     ArchByScorer,
@@ -84,7 +85,7 @@ def compare_command(
     from humanpref.improve.compare.output import compare_json, compare_table, write_report
 
     named = named_methods(method)
-    load_all, names = chosen_scorers(more, model, weights, arch, resize, precision, device)
+    load_all, names = chosen_scorers(more, model, weights, arch, common_options(resize, precision, device))
     check_scorers(names)
     out = out.expanduser()
     check_out(out, REPORT)

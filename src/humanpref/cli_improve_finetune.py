@@ -12,13 +12,12 @@ from humanpref.cli_options import (
     DeviceOption,
     PrecisionName,
     ReportFormat,
-    Resize,
     WeightsOption,
     complete_model,
     load,
 )
 from humanpref.errors import UnknownNameError
-from humanpref.scorers import get_spec
+from humanpref.scorers import LoadOptions, get_spec
 from humanpref.terminal import progress, say
 
 if TYPE_CHECKING:
@@ -176,5 +175,5 @@ def _as_table(report: FinetuneReport) -> str:
 def _scorer(name: str, weights: Path | None, precision: PrecisionName, device: str) -> Scorer:
     """A scorer on the pipeline's device; those that ship with the package have only one of their own."""
     if get_spec(name).ships:
-        precision, device = PrecisionName.auto, "auto"
-    return load(name, weights, None, Resize.antialias, precision, device)
+        return load(name, LoadOptions(weights))
+    return load(name, LoadOptions(weights, precision=precision.value, device=device))

@@ -23,6 +23,7 @@ from humanpref.cli_options import (
     ResizeOption,
     RetryFailedOption,
     WorkersOption,
+    common_options,
     complete_model,
 )
 from humanpref.cli_scorers import ArchByScorer, NoCacheOption, WeightsByScorer, chosen_scorers, score_cache
@@ -88,7 +89,7 @@ def tokens_command(
     if len(set(names)) < len(names):
         raise ScoreError(f"--check-model {check_model}: is the scorer to be checked; name another one")
     out = out.expanduser().resolve()
-    load_all, _ = chosen_scorers(None, names, weights, arch, resize, precision, device)
+    load_all, _ = chosen_scorers(None, names, weights, arch, common_options(resize, precision, device))
     found, again = read_prompts(prompts)
     if again:
         say(f"{prompts}: {again} prompts are there again; each is taken once")

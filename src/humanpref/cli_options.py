@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from humanpref.scorers import SPECS
+from humanpref.scorers import SPECS, LoadOptions, get_spec
 
 if TYPE_CHECKING:
     from humanpref.scorers import Scorer
@@ -98,15 +98,17 @@ CpusPerWorkerOption = Annotated[float, typer.Option(help="ray: CPUs that each wo
 FormatOption = Annotated[Format, typer.Option(help="table for people, json or csv for programs.")]
 
 
-def load(
-    model: str, weights: Path | None, arch: str | None, resize: Resize, precision: PrecisionName, device: str
-) -> Scorer:
+def common_options(resize: Resize, precision: PrecisionName, device: str) -> LoadOptions:
+    """The options of loading that all scorers of a command have in common."""
+    return LoadOptions(resize=resize.value, precision=precision.value, device=device)
+
+
+def load(model: str, options: LoadOptions) -> Scorer:
     """Load a scorer by the options of the command line; a terminal is told, since it can take seconds."""
     from humanpref.scorers import load_scorer
-    from humanpref.scorers.transfer import one_core_a_thread
+    from humanpref.scorers.devices import one_core_a_thread
 
     if not (model in SPECS and SPECS[model].ships) and sys.stderr.isatty():
         print(f"Loading {model} ...", file=sys.stderr)
-    scorer = load_scorer(model, weights, arch, resize=resize.value, precision=precision.value, device=device)
-    one_core_a_thread([scorer])
-    return scorer
+    one_core_a_thread([(get_spec(model), options.device)])
+    return load_scorer(model, **vars(options))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from humanpref.cli_options import PrecisionName, Resize, complete_model, load
+from humanpref.cli_options import complete_model, load
 from humanpref.errors import DataError, ScoreError, UnknownNameError
-from humanpref.scorers import DEFAULT_SCORER, SPECS, check_options, get_spec
+from humanpref.scorers import DEFAULT_SCORER, SPECS, LoadOptions, check_options, get_spec
 
 if TYPE_CHECKING:
     from humanpref.cache import ScoreCache
@@ -49,37 +50,18 @@ def split_words(
     return paths, names
 
 
-class Fast(NamedTuple):
-    """The options of speed, `load_scorer`'s last two."""
-
-    decode: Literal["exact", "device"] = "exact"
-    compiled: bool = False
-
-    def of(self, name: str, names: Sequence[str]) -> Fast:
-        """Those of one scorer; beside others those that ship with the package have none."""
-        return Fast() if len(names) > 1 and get_spec(name).ships else self
-
-
-def scorer_options(
-    name: str,
-    names: Sequence[str],
-    arch: str | None,
-    resize: Resize,
-    precision: PrecisionName,
-    device: str,
-    fast: Fast = Fast(),  # noqa: B008 - it cannot change
-) -> tuple[str | None, Resize, PrecisionName, str]:
-    """Choose a scorer's options, refused now if it cannot have them; among others, lite keeps its only ones."""
-    spec = get_spec(name)
-    if spec.ships and len(names) > 1:
-        resize, precision, device = Resize.antialias, PrecisionName.auto, "auto"
-    check_options(spec, arch, resize.value, precision.value, device, *fast.of(name, names))
-    return arch, resize, precision, device
-
-
-def optional_path(text: str | None) -> Path | None:
-    """A path, where there is one."""
-    return None if text is None else Path(text)
+def options_by_scorer(
+    names: Sequence[str], weights: Sequence[str] | None, arch: Sequence[str] | None, common: LoadOptions
+) -> dict[str, LoadOptions]:
+    """Settle each scorer's options, refused now if it cannot have them; among others, lite keeps its only ones."""
+    files, archs = by_scorer(weights, names, "--weights"), by_scorer(arch, names, "--arch")
+    found = {}
+    for name in names:
+        spec = get_spec(name)
+        options = LoadOptions() if spec.ships and len(names) > 1 else common
+        found[name] = replace(options, weights=files.get(name), arch=archs.get(name))
+        check_options(spec, found[name])
+    return found
 
 
 def by_scorer(values: Sequence[str] | None, names: Sequence[str], option: str) -> dict[str, str]:
@@ -100,13 +82,13 @@ def by_scorer(values: Sequence[str] | None, names: Sequence[str], option: str) -
     return found
 
 
-def check_weights(names: Sequence[str], files: dict[str, str]) -> None:
+def check_weights(options: Mapping[str, LoadOptions]) -> None:
     """Say what is missing now, not after hours of scoring with the other scorers."""
     from humanpref.scorers.weights import locate_all
 
-    for name in names:
+    for name, own in options.items():
         if not (spec := get_spec(name)).ships:
-            locate_all(spec, files.get(name))
+            locate_all(spec, own.weights)
         if spec.family == "imagereward":
             from humanpref.scorers.imagereward import require_tokenizers
 
@@ -118,9 +100,7 @@ def chosen_scorers(
     model: Sequence[str] | None,
     weights: Sequence[str] | None,
     arch: Sequence[str] | None,
-    resize: Resize,
-    precision: PrecisionName,
-    device: str,
+    common: LoadOptions,
 ) -> tuple[Callable[[], list[Scorer]], list[str]]:
     """Settle which scorers there are to be, refused now if they cannot be -> how to load them, and their names.
 
@@ -129,10 +109,9 @@ def chosen_scorers(
     others, names = split_words(words or (), model, none_is_fine=True)
     if others:
         raise UnknownNameError(f"{others[0]}: is no scorer (see: humanpref models); one file of prompts comes first")
-    files, archs = by_scorer(weights, names, "--weights"), by_scorer(arch, names, "--arch")
-    options = {name: scorer_options(name, names, archs.get(name), resize, precision, device) for name in names}
-    check_weights(names, files)
-    return lambda: [load(name, optional_path(files.get(name)), *options[name]) for name in names], names
+    options = options_by_scorer(names, weights, arch, common)
+    check_weights(options)
+    return lambda: [load(name, own) for name, own in options.items()], names
 
 
 @contextmanager

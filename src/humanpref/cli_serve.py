@@ -22,9 +22,9 @@ from humanpref.cli_options import (
     Resize,
     ResizeOption,
 )
-from humanpref.cli_scorers import ArchByScorer, Fast, ModelsOption, WeightsByScorer, by_scorer, scorer_options
+from humanpref.cli_scorers import ArchByScorer, ModelsOption, WeightsByScorer, options_by_scorer
 from humanpref.errors import MissingExtraError, ScoreError
-from humanpref.scorers import DEFAULT_SCORER, SPECS, get_spec
+from humanpref.scorers import DEFAULT_SCORER, SPECS, LoadOptions, check_options, get_spec
 from humanpref.serve.config import MIB, ServeConfig
 from humanpref.terminal import say
 
@@ -82,24 +82,21 @@ def serve_command(
     names = [name for word in model or (DEFAULT_SCORER,) for name in word.split(",")]
     for name in names:
         get_spec(name)
-    files, archs = by_scorer(weights, names, "--weights"), by_scorer(arch, names, "--arch")
     places = _devices(device, names)
-    fast = Fast(decode.value, compiled)
-    for name in names:
-        scorer_options(name, names, archs.get(name), resize, precision, places[name][0], fast)
+    common = LoadOptions(resize=resize.value, precision=precision.value, decode=decode.value, compiled=compiled)
+    chosen = options_by_scorer(names, weights, arch, common)
+    for name, own in chosen.items():
+        if get_spec(name).ships and len(names) > 1:
+            places[name] = ("auto",)
+        for place in places[name]:
+            check_options(get_spec(name), replace(own, device=place))
     try:
         from humanpref.serve.keys import read_keys
         from humanpref.serve.models import ModelOptions
         from humanpref.serve.server import serve
     except ModuleNotFoundError as error:
         raise MissingExtraError(f'serving needs {error.name}: pip install "humanpref[serve]"') from None
-    options = []
-    for name in names:
-        own = [scorer_options(name, names, archs.get(name), resize, precision, place, fast) for place in places[name]]
-        own_arch, own_resize, own_precision, _ = own[0]
-        devices = tuple(dict.fromkeys(place for *_, place in own))
-        one = ModelOptions(name, files.get(name), own_arch, own_resize.value, own_precision.value, devices)
-        options.append(replace(one, **fast.of(name, names)._asdict()))
+    models = [ModelOptions(name, own, tuple(dict.fromkeys(places[name]))) for name, own in chosen.items()]
     keys = read_keys(api_keys)
     if not keys and host not in LOOPBACK:
         say(f"anybody who reaches {host}:{port} may use it: no API keys are set (--api-keys)")
@@ -112,7 +109,7 @@ def serve_command(
     # while models load nothing was taken in; as a container's first process it would not even be ended by the signal
     before = signal.signal(signal.SIGTERM, lambda *_: _leave())
     try:
-        serve(options, host, port, config=config, keys=keys, on_ready=ready)
+        serve(models, host, port, config=config, keys=keys, on_ready=ready)
         _leave()
     finally:
         signal.signal(signal.SIGTERM, before)

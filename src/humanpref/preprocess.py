@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
@@ -113,9 +114,15 @@ def prepare_picture(image: Image.Image, spec: PreprocessSpec, resize: Resize) ->
 
 
 def _normalise(pixels: Tensor, spec: PreprocessSpec) -> Tensor:
-    mean = pixels.new_tensor(spec.mean).view(1, 3, 1, 1)
-    std = pixels.new_tensor(spec.std).view(1, 3, 1, 1)
+    mean, std = _channels(spec.mean, pixels.device), _channels(spec.std, pixels.device)
     return (pixels - mean) / std
+
+
+@cache
+def _channels(values: tuple[float, float, float], device: torch.device) -> Tensor:
+    """One number a channel, sent to a device once: sending waits for all that the device has to do."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device).view(1, 3, 1, 1)
 
 
 def _covering(width: int, height: int, size: int) -> tuple[int, int]:

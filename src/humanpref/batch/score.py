@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Model:
-    """A scorer and its options, as `load_scorer` takes them."""
+    """A scorer and its options: what `load_scorer` takes."""
 
     name: str
     weights: str | None = None
@@ -48,11 +48,7 @@ class Model:
         """Load it. Raises what `load_scorer` does."""
         from humanpref.scorers import load_scorer
 
-        scorer = load_scorer(
-            self.name, self.weights, self.arch, resize=self.resize, precision=self.precision, device=self.device,
-            decode=self.decode, compiled=self.compiled,
-        )  # fmt: skip
-        return cast("BatchScorer[Any]", scorer)
+        return cast("BatchScorer[Any]", load_scorer(**vars(self)))
 
 
 @dataclass(frozen=True)
@@ -70,13 +66,13 @@ class MakeScoring:
         """Load the scorers -> the worker: spans to their parts. Raises what `load_scorer` does, and `BatchError`."""
         import torch
 
-        from humanpref.scorers.transfer import one_core_a_thread
+        from humanpref.scorers import get_spec
+        from humanpref.scorers.devices import one_core_a_thread
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        scorers = [model.load() for model in self.models]
-        one_core_a_thread(scorers)
-        return _Scoring(self, scorers)
+        one_core_a_thread((get_spec(model.name), model.device) for model in self.models)
+        return _Scoring(self, [model.load() for model in self.models])
 
 
 @dataclass(frozen=True)
@@ -122,27 +118,25 @@ class _Scoring:
         )
         began = time.monotonic()
         judged: list[Judged] = []
-        for done in overlapped(self._begun(prepared, size), max(scorer.in_flight for scorer in self.scorers)):
-            if isinstance(done, Span):
-                content, counts = encode_part(done, judged, self.names, self.vectors, prompts=self.make.prompts)
-                yield Part(done, content, counts, self.identities, time.monotonic() - began)
+        in_flight = max(scorer.in_flight for scorer in self.scorers)
+        for found, ended in overlapped(self._begun(prepared, size), in_flight):
+            judged += found
+            if ended is not None:
+                content, counts = encode_part(ended, judged, self.names, self.vectors, prompts=self.make.prompts)
+                yield Part(ended, content, counts, self.identities, time.monotonic() - began)
                 began, judged = time.monotonic(), []
-            else:
-                judged += done
 
     def _begun(
         self, prepared: Iterable[tuple[Span, _Prepared | None]], size: int
-    ) -> Iterator[Callable[[], list[Judged] | Span]]:
-        """Begin to judge rows, so many at a time -> what waits for each time's; for a span's end the span."""
+    ) -> Iterator[Callable[[], tuple[list[Judged], Span | None]]]:
+        """Begin to judge rows, so many at a time -> what waits for each time's, and the span that ends with them."""
         chunk: list[_Prepared] = []
         for span, one in prepared:
             if one is not None:
                 chunk.append(one)
-            if chunk and (one is None or len(chunk) == size):
-                yield self._judge(chunk)
+            if one is None or len(chunk) == size:
+                yield partial(_with_end, self._judge(chunk), span if one is None else None)
                 chunk = []
-            if one is None:
-                yield partial(_itself, span)
 
     def _read(self, spans: Sequence[Span]) -> Iterator[tuple[Span, Row | None]]:
         """Yield all rows, and None at the end of each span."""
@@ -226,8 +220,8 @@ class _Scoring:
         ]
 
 
-def _itself(span: Span) -> Span:
-    return span
+def _with_end(wait: Callable[[], list[Judged]], ended: Span | None) -> tuple[list[Judged], Span | None]:
+    return wait(), ended
 
 
 def _without_vectors(wait: Scores) -> tuple[list[float | ImageError], None]:

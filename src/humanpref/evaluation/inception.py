@@ -122,7 +122,7 @@ def load_inception(
     _check_extra()
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    from humanpref.scorers.network import resolve_device
+    from humanpref.scorers.devices import resolve_device
 
     place = resolve_device(device)
     path = _published(on_download) if weights is None else given_file(weights)

@@ -8,13 +8,23 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from humanpref.errors import ScoreError, UnknownNameError
-from humanpref.scorers.base import Companion, Scorer, ScorerSpec
+from humanpref.scorers.base import Companion, LoadOptions, Scorer, ScorerSpec
 
 if TYPE_CHECKING:
     from humanpref.preprocess import Resize
     from humanpref.scorers.clip import ClipScorer
 
-__all__ = ["DEFAULT_SCORER", "SPECS", "Decode", "Precision", "Scorer", "ScorerSpec", "get_spec", "load_scorer"]
+__all__ = [
+    "DEFAULT_SCORER",
+    "SPECS",
+    "Decode",
+    "LoadOptions",
+    "Precision",
+    "Scorer",
+    "ScorerSpec",
+    "get_spec",
+    "load_scorer",
+]
 
 Precision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
 Decode: TypeAlias = Literal["exact", "device"]
@@ -224,7 +234,8 @@ def load_scorer(
     not here and not to be had), `WeightsError`, or `MissingExtraError` (of `imagereward`, and of `decode`).
     """
     spec = get_spec(name)
-    check_options(spec, arch, resize, precision, device, decode, compiled)
+    options = LoadOptions(weights, arch, resize, precision, device, decode, compiled)
+    check_options(spec, options)
     if spec.family == "lite":
         from humanpref.scorers.lite import LiteScorer
 
@@ -237,16 +248,14 @@ def load_scorer(
         return TruthScorer(spec)
     if decode == "device":
         from humanpref.scorers.device_decoding import require_decoder
+        from humanpref.scorers.devices import resolve_device
 
-        require_decoder()
+        require_decoder(resolve_device(device))
     if spec.family == "imagereward":
         from humanpref.scorers.imagereward import ImageRewardScorer
 
-        reward = ImageRewardScorer.load(spec, weights=weights, resize=resize, precision=precision, device=device)
-        reward.decode = decode
-        return reward
-    scorer = _clip_class(spec).load(spec, weights=weights, arch=arch, resize=resize, precision=precision, device=device)
-    scorer.decode = decode
+        return ImageRewardScorer.load(spec, options)
+    scorer = _clip_class(spec).load(spec, options)
     if compiled:
         scorer.compile()
     return scorer
@@ -266,36 +275,28 @@ def _clip_class(spec: ScorerSpec) -> type[ClipScorer]:
     return ClipScorer
 
 
-def check_options(
-    spec: ScorerSpec,
-    arch: str | Path | None,
-    resize: str,
-    precision: str,
-    device: str,
-    decode: str = "exact",
-    compiled: bool = False,
-) -> None:
+def check_options(spec: ScorerSpec, options: LoadOptions) -> None:
     """Raise `UnknownNameError` or `ScoreError` for options that are not the scorer's to choose. Nothing is loaded."""
     name = spec.name
-    for value, kind, option in (
-        (resize, ("antialias", "no-antialias"), "resize"),
-        (precision, get_args(Precision), "precision"),
-        (decode, get_args(Decode), "decode"),
+    for option, kind in (
+        ("resize", ("antialias", "no-antialias")),
+        ("precision", get_args(Precision)),
+        ("decode", get_args(Decode)),
     ):
-        if value not in kind:
+        if (value := getattr(options, option)) not in kind:
             raise UnknownNameError(f"no {option} is called {value!r}; choose from: {', '.join(kind)}")
     if spec.ships and (
-        arch is not None
-        or (resize, decode, compiled) != ("antialias", "exact", False)
-        or precision not in {"auto", "fp32"}
-        or device not in {"auto", "cpu"}
+        options.arch is not None
+        or (options.resize, options.decode, options.compiled) != ("antialias", "exact", False)
+        or options.precision not in {"auto", "fp32"}
+        or options.device not in {"auto", "cpu"}
     ):
         raise ScoreError(
             f"{name} has no arch, resize, precision, device, decode or compiled to choose; leave these options out"
         )
-    if resize != "antialias" and spec.preprocess != "hps-v2":
-        raise ScoreError(f"{name} resizes with PIL, as its authors do; --resize {resize} is for hps-v2.* only")
-    if spec.family == "imagereward" and arch is not None:
+    if options.resize != "antialias" and spec.preprocess != "hps-v2":
+        raise ScoreError(f"{name} resizes with PIL, as its authors do; --resize {options.resize} is for hps-v2.* only")
+    if spec.family == "imagereward" and options.arch is not None:
         raise ScoreError(f"{name} takes its sizes from the weights; leave --arch out")
-    if spec.family == "imagereward" and compiled:
+    if spec.family == "imagereward" and options.compiled:
         raise ScoreError(f"{name} has no image tower of its own to compile; leave --compiled out")

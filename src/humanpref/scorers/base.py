@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from humanpref.images import ImageSource
+    from humanpref.preprocess import Resize
+    from humanpref.scorers import Decode, Precision
 
     Images: TypeAlias = "ImageSource | Tensor | Sequence[ImageSource | Tensor]"
     Prompts: TypeAlias = "str | Sequence[str]"
@@ -78,6 +80,19 @@ class ScorerSpec:
     def ships(self) -> bool:
         """Whether the weights come with the package."""
         return self.repo is None and self.page is None and self.path is None
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What `load_scorer` was asked for besides the name; it says what each of them means."""
+
+    weights: str | Path | None = None
+    arch: str | Path | None = None
+    resize: Resize = "antialias"
+    precision: Precision = "auto"
+    device: str = "auto"
+    decode: Decode = "exact"
+    compiled: bool = False
 
 
 @runtime_checkable
@@ -270,12 +285,20 @@ Out = TypeVar("Out")
 
 
 def overlapped(begun: Iterable[Callable[[], Out]], in_flight: int) -> Iterator[Out]:
-    """Wait for what was begun, in order, while up to `in_flight` more are begun. Taking one of `begun` begins it."""
+    """Wait for what was begun, in order, while up to `in_flight` more are begun. Taking one of `begun` begins it.
+
+    Where that raises, what was begun before is waited for and yielded first.
+    """
     waiting: deque[Callable[[], Out]] = deque()
-    for wait in begun:
-        waiting.append(wait)
-        if len(waiting) > in_flight:
+    try:
+        for wait in begun:
+            waiting.append(wait)
+            if len(waiting) > in_flight:
+                yield waiting.popleft()()
+    except Exception:
+        while waiting:
             yield waiting.popleft()()
+        raise
     while waiting:
         yield waiting.popleft()()
 

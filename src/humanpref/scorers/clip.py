@@ -18,27 +18,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from humanpref.errors import ImageError, UnknownNameError, WeightsError
-from humanpref.preprocess import Resize
 from humanpref.scorers import keys
 from humanpref.scorers import weights as weight_files
 from humanpref.scorers.attention import use_fused_self_attention
-from humanpref.scorers.base import ScorerSpec
+from humanpref.scorers.base import LoadOptions, ScorerSpec
 from humanpref.scorers.compiled import Encode, compile_for_batches
+from humanpref.scorers.devices import bring_back, resolve_device, to_device
 from humanpref.scorers.network import (
     DTYPES,
     NetworkInput,
     NetworkScorer,
+    Setup,
     convert_matrices,
     convert_rest,
     fp32_keys,
     merge,
-    resolve_device,
     resolve_precision,
 )
-from humanpref.scorers.transfer import bring_back, to_device
 
 if TYPE_CHECKING:
-    from humanpref.scorers import Precision
+    pass
 
 Tokenizer: TypeAlias = Callable[[list[str]], Tensor]
 
@@ -58,20 +57,8 @@ class ClipScorer(NetworkScorer):
     PickScore: the card of yuvalkirstain/PickScore_v1. Differentiable with respect to pixels. The weights are frozen.
     """
 
-    def __init__(
-        self,
-        spec: ScorerSpec,
-        model: nn.Module,
-        tokenizer: Tokenizer,
-        *,
-        resize: Resize,
-        precision: str,
-        device: torch.device,
-        origin: weight_files.Origin | None = None,
-    ) -> None:
-        super().__init__(
-            spec, image_size=image_size(model), resize=resize, precision=precision, device=device, origin=origin
-        )
+    def __init__(self, spec: ScorerSpec, model: nn.Module, tokenizer: Tokenizer, setup: Setup) -> None:
+        super().__init__(spec, setup, image_size(model))
         self.model = model.requires_grad_(False).eval()
         self._compiled: Encode | None = None
         self.tokenizer = tokenizer
@@ -81,26 +68,17 @@ class ClipScorer(NetworkScorer):
         self._factor = self._temperature() if factor is None else factor
 
     @classmethod
-    def load(
-        cls,
-        spec: ScorerSpec,
-        *,
-        weights: str | Path | None,
-        arch: str | Path | None,
-        resize: Resize,
-        precision: Precision,
-        device: str,
-    ) -> ClipScorer:
+    def load(cls, spec: ScorerSpec, options: LoadOptions) -> ClipScorer:
         """Build the network without initialising it and put the checkpoint's tensors in; see `load_scorer`."""
-        place = resolve_device(device)
-        path = weight_files.locate(spec, weights)
-        name = str(arch or spec.arch)
-        checksum = weight_files.fingerprint(path, spec.sha256 if weights is None else None)
-        model, tokenizer, resolved = read_network(path, name, spec.layout, spec.name, precision, place)
+        place = resolve_device(options.device)
+        path = weight_files.locate(spec, options.weights)
+        name = str(options.arch or spec.arch)
+        checksum = weight_files.fingerprint(path, spec.sha256 if options.weights is None else None)
+        model, tokenizer, resolved = read_network(path, name, spec.layout, spec.name, options.precision, place)
         if spec.layout == "transformers-clip":
             tokenizer.clean_fn = transformers_clean  # type: ignore[attr-defined]  # SimpleTokenizer's own attribute
         origin = weight_files.Origin(architecture_name(name), (checksum,))
-        return cls(spec, model, tokenizer, resize=resize, precision=resolved, device=place, origin=origin)
+        return cls(spec, model, tokenizer, Setup(options.resize, resolved, place, options.decode, origin))
 
     @property
     def logit_scale(self) -> float | None:

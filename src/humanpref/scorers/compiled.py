@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 
 import torch
 from torch import Tensor
@@ -18,8 +19,9 @@ def compile_for_batches(encode: Encode, shape: tuple[int, ...], device: torch.de
     Done at once, by a batch of zeros, so that what is wrong is said now. No CUDA graphs: they belong to one thread, and
     with batches of 64 the GPU is not kept waiting by its launches. Raises `ScoreError`.
     """
-    compiled = torch.compile(encode, dynamic=False)
     size = shape[0]
+    # each scorer's own; else all of them share one limit of shapes and devices, beyond which nothing is compiled
+    own = {"isolate_recompiles": True} if "isolate_recompiles" in signature(torch.compile).parameters else {}
 
     def run(inputs: Tensor) -> Tensor:
         if len(inputs) > size:
@@ -29,6 +31,7 @@ def compile_for_batches(encode: Encode, shape: tuple[int, ...], device: torch.de
         return compiled(padded)[: len(inputs)]
 
     try:
+        compiled: Encode = torch.compile(encode, dynamic=False, fullgraph=True, **own)  # type: ignore[call-overload]
         with torch.no_grad():
             run(torch.zeros(shape, device=device))
     except Exception as error:  # no C++ compiler, no Triton, an operation it does not know: as many kinds as causes

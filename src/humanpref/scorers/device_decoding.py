@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from humanpref.errors import ImageError, MissingExtraError
+from humanpref.errors import ImageError, MissingExtraError, ScoreError
 from humanpref.images import EncodedImage
 from humanpref.preprocess import PreprocessSpec, Resize, prepare_picture, preprocess
 
@@ -23,24 +23,29 @@ LARGEST = 2**22
 """Most pixels, and most bytes, of an image that is decoded on the device, where a whole batch lies at a time."""
 TOGETHER = 2**24
 """Most pixels that are resized at once, as floats (12 bytes each, and several copies)."""
+MOST_ELONGATED = 16
+"""Pictures of another shape would be resized to far more pixels than they have."""
 UPRIGHT = 1
 ORIENTATION = 0x0112
 
 
-def require_decoder() -> None:
-    """Raise `MissingExtraError` where the extra `gpu` is not installed."""
+def require_decoder(device: torch.device) -> None:
+    """Raise `MissingExtraError` where the extra `gpu` is missing, `ScoreError` where the device decodes nothing."""
+    file = BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "JPEG")
     try:
-        import torchcodec.decoders  # noqa: F401
+        from torchcodec.decoders import decode_jpeg  # type: ignore[attr-defined]
+
+        decode_jpeg([file.getvalue()], mode="RGB", device=device)
+    except ModuleNotFoundError:
+        raise MissingExtraError('decode="device" needs torchcodec: pip install "humanpref[gpu]"') from None
     except (ImportError, RuntimeError, OSError) as error:  # it loads libraries of its own
-        if isinstance(error, ModuleNotFoundError):
-            raise MissingExtraError('decode="device" needs torchcodec: pip install "humanpref[gpu]"') from None
-        raise MissingExtraError(
-            f"torchcodec cannot be used ({str(error).splitlines()[0]}); leave --decode out"
-        ) from None
+        reason = str(error).strip().splitlines()[0]
+        raise ScoreError(f"no JPEG file can be decoded on {device} ({reason}); leave --decode out") from None
 
 
 def is_ordinary(image: EncodedImage) -> bool:
-    """Tell whether an image is one that all decoders see alike: a whole JPEG file, grey or in colour, upright, small.
+    """Tell whether an image is one that all decoders see alike: a whole JPEG file, grey or in YCbCr, upright, small.
 
     By its header; nothing is decoded. A file that was cut off lacks the end-of-image mark.
     """
@@ -49,11 +54,18 @@ def is_ordinary(image: EncodedImage) -> bool:
         return False
     try:
         with Image.open(BytesIO(content), formats=["JPEG"]) as header:
-            pixels = header.width * header.height
             upright = header.getexif().get(ORIENTATION, UPRIGHT) == UPRIGHT
-            return upright and header.mode in {"L", "RGB"} and 0 < pixels <= min(LARGEST, image.max_pixels)
+            small = 0 < header.width * header.height <= min(LARGEST, image.max_pixels)
+            elongated = max(header.size) > MOST_ELONGATED * min(header.size)
+            return upright and small and not elongated and (header.mode == "L" or _is_ycbcr(header))
     except Exception:  # what a damaged header raises; the exact path says what is wrong
         return False
+
+
+def _is_ycbcr(header: Image.Image) -> bool:
+    """Tell whether a JPEG file has its colours as nearly all have them; a few have red, green and blue."""
+    components = [component[0] for component in getattr(header, "layer", ())]
+    return header.mode == "RGB" and header.info.get("adobe_transform", 1) == 1 and bytes(components) != b"RGB"
 
 
 def decode_on_device(
@@ -67,7 +79,8 @@ def decode_on_device(
     if device.type != "cuda":
         return _decode_and_resize(images, spec, resize, device)
     own, current = _stream(device), torch.cuda.current_stream(device)
-    with torch.cuda.stream(own):  # nvJPEG waits for its stream: in the model's it would wait for the batch before
+    # nvJPEG waits for its stream: in the model's it would wait for the batch before
+    with torch.cuda.device(device), torch.cuda.stream(own):
         found = _decode_and_resize(images, spec, resize, device)
     current.wait_stream(own)
     for one in found:
@@ -78,7 +91,7 @@ def decode_on_device(
 
 @cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
 
 def _decode_and_resize(
@@ -108,11 +121,10 @@ def _decode(files: list[bytes], device: torch.device) -> list[Tensor | None]:
 
     try:
         return list(decode_jpeg(files, mode="RGB", device=device))
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError:  # one of them: which, it does not say
-        if len(files) == 1:
-            return [None]
-        middle = len(files) // 2
-        return _decode(files[:middle], device) + _decode(files[middle:], device)
+        return [None] if len(files) == 1 else [found for file in files for found in _decode([file], device)]
 
 
 def _exactly(image: EncodedImage, spec: PreprocessSpec, resize: Resize, device: torch.device) -> Tensor | ImageError:

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from humanpref.errors import MissingExtraError, WeightsError
-from humanpref.preprocess import Resize
 from humanpref.scorers import keys
 from humanpref.scorers import weights as weight_files
-from humanpref.scorers.base import ScorerSpec
+from humanpref.scorers.base import LoadOptions, ScorerSpec
 from humanpref.scorers.blip import BlipSizes, RewardNetwork
+from humanpref.scorers.devices import resolve_device, to_device
 from humanpref.scorers.network import (
     DTYPES,
     NetworkScorer,
+    Setup,
     convert_matrices,
     convert_rest,
     fp32_keys,
-    resolve_device,
     resolve_precision,
 )
-from humanpref.scorers.transfer import to_device
-
-if TYPE_CHECKING:
-    from humanpref.scorers import Precision
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 """Of the raw reward over the authors' training data."""
@@ -44,31 +40,25 @@ class ImageRewardScorer(NetworkScorer):
         spec: ScorerSpec,
         network: RewardNetwork,
         tokenizer: Any,
-        *,
+        setup: Setup,
         image_size: int,
-        resize: Resize,
-        precision: str,
-        device: torch.device,
-        origin: weight_files.Origin | None = None,
     ) -> None:
-        super().__init__(spec, image_size=image_size, resize=resize, precision=precision, device=device, origin=origin)
+        super().__init__(spec, setup, image_size)
         self.network = network.requires_grad_(False).eval()
         self.tokenizer = tokenizer
 
     @classmethod
-    def load(
-        cls, spec: ScorerSpec, *, weights: str | Path | None, resize: Resize, precision: Precision, device: str
-    ) -> ImageRewardScorer:
+    def load(cls, spec: ScorerSpec, options: LoadOptions) -> ImageRewardScorer:
         """Read the network and BERT's vocabulary (beside it, or published); see `load_scorer`."""
         require_tokenizers()
-        place = resolve_device(device)
-        path = weight_files.locate(spec, weights)
-        resolved = resolve_precision(precision, place, path.stat().st_size)
+        place = resolve_device(options.device)
+        path = weight_files.locate(spec, options.weights)
+        resolved = resolve_precision(options.precision, place, path.stat().st_size)
         dtype = DTYPES[resolved]
-        checksum = weight_files.fingerprint(path, spec.sha256 if weights is None else None)
+        checksum = weight_files.fingerprint(path, spec.sha256 if options.weights is None else None)
         found = weight_files.read_state_dict(path)
         keys.check_layout(found, spec.layout, path, spec.name)
-        (vocabulary,) = weight_files.locate_companions(spec, weights)
+        (vocabulary,) = weight_files.locate_companions(spec, options.weights)
         tensors = keys.rename(convert_matrices(found, dtype, place), keys.LAYOUTS[spec.layout].rules, path)
         sizes = BlipSizes.of(tensors, path)
         with torch.device("meta"):
@@ -79,16 +69,8 @@ class ImageRewardScorer(NetworkScorer):
         network.head.float()
         tokenizer = bert_tokenizer(vocabulary, spec.tokens, sizes.words)
         origin = weight_files.Origin("ImageReward", (checksum, weight_files.fingerprint(vocabulary)))
-        return cls(
-            spec,
-            network,
-            tokenizer,
-            image_size=sizes.image_size,
-            resize=resize,
-            precision=resolved,
-            device=place,
-            origin=origin,
-        )
+        setup = Setup(options.resize, resolved, place, options.decode, origin)
+        return cls(spec, network, tokenizer, setup, sizes.image_size)
 
     @property
     def logit_scale(self) -> float:

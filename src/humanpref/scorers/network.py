@@ -5,20 +5,20 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from humanpref.errors import ImageError, ScoreError, UnknownNameError
+from humanpref.errors import ImageError, ScoreError
 from humanpref.images import EncodedImage, ImageSource, open_image, read_image
 from humanpref.preprocess import PREPROCESS, Resize, check_pixels, prepare_picture, preprocess
 from humanpref.scorers import weights as weight_files
 from humanpref.scorers.base import BatchScorer, ScorerSpec, Scores
 from humanpref.scorers.device_decoding import decode_on_device, is_ordinary
-from humanpref.scorers.transfer import bring_back, stack_on_device
+from humanpref.scorers.devices import bring_back, stack_on_device
 
 if TYPE_CHECKING:
     from humanpref.scorers import Decode
@@ -31,28 +31,28 @@ NetworkInput: TypeAlias = Tensor | EncodedImage
 """What an image is prepared to: the network's input (3, size, size); with decode="device" a JPEG file as it is."""
 
 
+@dataclass(frozen=True)
+class Setup:
+    """How a network runs: what became of `LoadOptions`. `origin`: what it was loaded from, None: no file."""
+
+    resize: Resize
+    precision: str
+    device: torch.device
+    decode: Decode = "exact"
+    origin: weight_files.Origin | None = None
+
+
 class NetworkScorer(BatchScorer[NetworkInput]):
     """Preprocesses images and hands them, with their prompts, to `_judge`. Differentiable with respect to pixels."""
 
-    def __init__(
-        self,
-        spec: ScorerSpec,
-        *,
-        image_size: int,
-        resize: Resize,
-        precision: str,
-        device: torch.device,
-        origin: weight_files.Origin | None = None,
-    ) -> None:
+    def __init__(self, spec: ScorerSpec, setup: Setup, image_size: int) -> None:
         super().__init__(spec)
-        self._origin = origin
         assert spec.preprocess is not None
-        self.resize: Resize = resize
-        self.precision = precision
-        self.device = device
-        self.decode: Decode = "exact"
+        self.resize, self.decode = setup.resize, setup.decode
+        self.precision, self.device = setup.precision, setup.device
+        self._origin = setup.origin
         self.compiled = False
-        self.batch_size, self.in_flight = (8, 0) if device.type == "cpu" else (64, 1)
+        self.batch_size, self.in_flight = (8, 0) if self.device.type == "cpu" else (64, 1)
         self._preprocess = replace(PREPROCESS[spec.preprocess], size=image_size)
 
     def _settings(self) -> dict[str, str]:
@@ -81,7 +81,7 @@ class NetworkScorer(BatchScorer[NetworkInput]):
         if self.decode == "device" and not isinstance(image, Image.Image):
             image = image if isinstance(image, EncodedImage) else read_image(image)
             if is_ordinary(image):
-                return image
+                return replace(image)  # without the picture, if another scorer has looked at it
         return prepare_picture(open_image(image), self._preprocess, self.resize)
 
     def begin(self, batch: Sequence[NetworkInput], prompts: Sequence[str]) -> Scores:
@@ -124,20 +124,6 @@ def merge(scores: Sequence[float], errors: Mapping[int, ImageError]) -> list[flo
     """Put scores in order around the places that have an error."""
     found = iter(scores)
     return [errors[n] if n in errors else next(found) for n in range(len(scores) + len(errors))]
-
-
-def resolve_device(device: str) -> torch.device:
-    """Turn a device name into a device that is here: cpu, cuda or cuda:N. Raises `UnknownNameError` otherwise."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = device.partition(":")
-    if kind not in {"cpu", "cuda"} or (index and not (kind == "cuda" and index.isdecimal())):
-        raise UnknownNameError(f"no device is called {device!r}; choose from: auto, cpu, cuda, cuda:N")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UnknownNameError(f"device {device} was asked for, but no CUDA device is available here; use cpu or auto")
-    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
-        raise UnknownNameError(f"device {device} was asked for, but there are only {torch.cuda.device_count()} here")
-    return torch.device(device)
 
 
 def resolve_precision(precision: str, device: torch.device, checkpoint_bytes: int) -> str:

@@ -4,69 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from humanpref.errors import WeightsError
-from humanpref.preprocess import Resize
 from humanpref.scorers import weights as weight_files
-from humanpref.scorers.base import ScorerSpec
+from humanpref.scorers.base import LoadOptions, ScorerSpec
 from humanpref.scorers.clip import ClipScorer, Tokenizer, architecture, architecture_name, fresh_network, read_network
+from humanpref.scorers.devices import resolve_device
 from humanpref.scorers.head import PreferenceHead
 from humanpref.scorers.local import read_description
-from humanpref.scorers.network import resolve_device
-
-if TYPE_CHECKING:
-    from humanpref.scorers import Precision
+from humanpref.scorers.network import Setup
 
 
 class HeadScorer(ClipScorer):
     """Scores in logits: P(a preferred to b) = sigmoid(score_a - score_b). Differentiable."""
 
     def __init__(
-        self,
-        spec: ScorerSpec,
-        model: nn.Module,
-        tokenizer: Tokenizer,
-        head: PreferenceHead,
-        *,
-        resize: Resize,
-        precision: str,
-        device: torch.device,
-        origin: weight_files.Origin | None = None,
+        self, spec: ScorerSpec, model: nn.Module, tokenizer: Tokenizer, head: PreferenceHead, setup: Setup
     ) -> None:
-        super().__init__(spec, model, tokenizer, resize=resize, precision=precision, device=device, origin=origin)
+        super().__init__(spec, model, tokenizer, setup)
         self.head = head.requires_grad_(False).eval()
 
     @classmethod
-    def load(
-        cls,
-        spec: ScorerSpec,
-        *,
-        weights: str | Path | None,
-        arch: str | Path | None,
-        resize: Resize,
-        precision: Precision,
-        device: str,
-    ) -> HeadScorer:
+    def load(cls, spec: ScorerSpec, options: LoadOptions) -> HeadScorer:
         """Read the head, and the CLIP it was trained on: the file or scorer its description names, checked by SHA-256.
 
-        `weights` names that CLIP's file where it has moved. Raises `WeightsError`.
+        The weights of `options` are that CLIP's file where it has moved. Raises `WeightsError`.
         """
-        place = resolve_device(device)
+        place = resolve_device(options.device)
         assert spec.path is not None
         path = weight_files.given_file(spec.path)
         about = read_description(path.parent)["head"]
-        name = str(arch or spec.arch)
+        name = str(options.arch or spec.arch)
         checksums = [weight_files.fingerprint(path)]
         if about["base_sha256"] is None:
             model, tokenizer = fresh_network(architecture(name), int(about["seed"]))
             model.to(place)
             resolved = "fp32"
         else:
-            tower = _base(about, weights)
+            tower = _base(about, options.weights)
             checksum = weight_files.fingerprint(tower)
             if checksum() != about["base_sha256"]:
                 raise WeightsError(
@@ -74,7 +52,7 @@ class HeadScorer(ClipScorer):
                     f"{about['base_sha256'][:16]}...); give that one with --weights"
                 )
             checksums.append(checksum)
-            model, tokenizer, resolved = read_network(tower, name, None, spec.name, precision, place)
+            model, tokenizer, resolved = read_network(tower, name, None, spec.name, options.precision, place)
         head = PreferenceHead(
             int(about["width"]),
             hidden=int(about["hidden"]),
@@ -85,9 +63,8 @@ class HeadScorer(ClipScorer):
         weight_files.check_fit(tensors, head.state_dict(), path, "of the head it describes", "Export the model again")
         head.load_state_dict(tensors)
         origin = weight_files.Origin(architecture_name(name), tuple(checksums))
-        return cls(
-            spec, model, tokenizer, head.to(place), resize=resize, precision=resolved, device=place, origin=origin
-        )
+        setup = Setup(options.resize, resolved, place, options.decode, origin)
+        return cls(spec, model, tokenizer, head.to(place), setup)
 
     @property
     def logit_scale(self) -> float:

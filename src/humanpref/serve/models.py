@@ -10,16 +10,15 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from humanpref.errors import ImageError, ScoreError, WeightsError, reason_of
 from humanpref.images import EncodedImage
-from humanpref.scorers import DEFAULT_SCORER, Decode, Precision, load_scorer
+from humanpref.scorers import DEFAULT_SCORER, LoadOptions, get_spec, load_scorer
 from humanpref.scorers.base import BatchScorer
-from humanpref.scorers.transfer import one_core_a_thread
+from humanpref.scorers.devices import one_core_a_thread
 from humanpref.serve.admission import Admission
 from humanpref.serve.batching import Batcher
 from humanpref.serve.bodies import Source
@@ -36,16 +35,11 @@ FETCHES = 4
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """A scorer to serve, as `load_scorer` takes it; one replica on each of `devices`."""
+    """A scorer to serve: a replica on each of `devices`, otherwise as `options` say."""
 
     name: str = DEFAULT_SCORER
-    weights: str | Path | None = None
-    arch: str | Path | None = None
-    resize: Any = "antialias"
-    precision: Precision = "auto"
+    options: LoadOptions = field(default_factory=LoadOptions)
     devices: tuple[str, ...] = ("auto",)
-    decode: Decode = "exact"
-    compiled: bool = False
 
 
 @dataclass
@@ -92,6 +86,7 @@ def load_models(options: Sequence[ModelOptions]) -> dict[str, ServedModel]:
     """Load every scorer once per device. Raises what `load_scorer` raises, `ServeError` for a name given twice."""
     if not options:
         raise ServeError("name at least one scorer (--model)")
+    one_core_a_thread((get_spec(one.name), device) for one in options for device in one.devices)
     found: dict[str, ServedModel] = {}
     for one in options:
         if one.name in found:
@@ -100,14 +95,11 @@ def load_models(options: Sequence[ModelOptions]) -> dict[str, ServedModel]:
             )
         replicas = []
         for device in one.devices:
-            scorer = load_scorer(
-                one.name, one.weights, one.arch, one.resize, one.precision, device, one.decode, one.compiled
-            )
+            scorer = load_scorer(one.name, **vars(replace(one.options, device=device)))
             if not isinstance(scorer, BatchScorer):
                 raise ServeError(f"{one.name} cannot be served: it prepares no images ahead")
             replicas.append(scorer)
         found[one.name] = ServedModel(one.name, tuple(replicas), one.devices)
-        one_core_a_thread(replicas)
     return found
 
 
@@ -189,7 +181,8 @@ class Engine:
                     finally:
                         model.batcher.end()
                     content = None
-                    await fetched.aclose()  # what was fetched is not held while the image waits for the model
+                    if not isinstance(prepared, EncodedImage):
+                        await fetched.aclose()  # what was fetched is not held while the image waits for the model
                     score = await model.batcher.score(prepared, prompt, began)
         except RequestError as error:
             return self._failed(model, error)

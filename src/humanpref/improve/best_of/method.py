@@ -17,7 +17,7 @@ from humanpref.errors import ImageError, ScoreError
 from humanpref.generate.contract import Backend, Outcome, Request, Settings
 from humanpref.improve.methods import ImproveError
 from humanpref.prompts.records import Prompt
-from humanpref.scorers import DEFAULT_SCORER, check_options, get_spec, load_scorer
+from humanpref.scorers import DEFAULT_SCORER, LoadOptions, check_options, get_spec, load_scorer
 from humanpref.scorers.weights import file_sha256, given_file, locate_all
 
 if TYPE_CHECKING:
@@ -38,6 +38,11 @@ class BestOfConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
 
+    @property
+    def load_options(self) -> LoadOptions:
+        """All but the name."""
+        return LoadOptions(self.weights, self.arch, self.resize, self.precision, self.device)
+
 
 @dataclass(frozen=True)
 class BestOf:
@@ -56,7 +61,7 @@ class BestOf:
             raise ImproveError(f"best-of:{self.n}: n is how many images to choose from, a number from 1 to {MOST}")
         if self.scorer is None:
             own = self.config
-            check_options(get_spec(own.model), own.arch, own.resize, own.precision, own.device)
+            check_options(get_spec(own.model), own.load_options)
 
     @property
     def chooses(self) -> bool:
@@ -123,7 +128,7 @@ class BestOfBackend:
         if self.method.scorer is not None:
             return self.method.scorer
         own = self.method.config
-        return load_scorer(own.model, own.weights, own.arch, own.resize, own.precision, own.device)
+        return load_scorer(own.model, **vars(own.load_options))
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Outcome]:
         """Yield the best of each request's candidates, as soon as these are there."""

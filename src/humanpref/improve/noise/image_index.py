@@ -75,9 +75,11 @@ def embed_images(scorer: ClipScorer, images: Mapping[str, Path], path: Path) -> 
         good = [(digest, image) for digest, image in chunk if not isinstance(image, ImageError)]
         if good:
             with torch.no_grad():
-                inputs, _ = scorer.collate([image for _, image in good])
+                inputs, errors = scorer.collate([image for _, image in good])
                 found = scorer.embed_pixels(inputs).cpu()
-            store.images.update(zip([digest for digest, _ in good], found, strict=True))
+            failed += errors.values()
+            read = [digest for n, (digest, _) in enumerate(good) if n not in errors]
+            store.images.update(zip(read, found, strict=True))
     if failed:
         raise ImproveError(f"noise: {len(failed)} images cannot be read (first: {failed[0]}); mend or remove them")
     store.images = {digest: store.images[digest] for digest in images}  # what was removed is forgotten
