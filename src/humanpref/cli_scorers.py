@@ -43,8 +43,6 @@ def split_words(
     names = [*named, *more] or [DEFAULT_SCORER]
     for name in names:
         get_spec(name)
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise ScoreError(f"{twice[0]} is named twice; name each scorer once")
     if not paths and not none_is_fine:
         raise DataError("no data to evaluate on; name a file in a known format, or a folder that holds one")
     return paths, names
@@ -54,6 +52,8 @@ def options_by_scorer(
     names: Sequence[str], weights: Sequence[str] | None, arch: Sequence[str] | None, common: LoadOptions
 ) -> dict[str, LoadOptions]:
     """Settle each scorer's options, refused now if it cannot have them; among others, lite keeps its only ones."""
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ScoreError(f"{twice[0]} is named twice; name each scorer once")
     files, archs = by_scorer(weights, names, "--weights"), by_scorer(arch, names, "--arch")
     found = {}
     for name in names:
