@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, UploadFile
@@ -137,7 +138,8 @@ class ScoreRequest:
 
 def read_json(content: bytes, shape: type[ScoreBody] | type[CompareBody]) -> ScoreRequest:
     """Read a JSON body. Raises `RequestError`: 400 for what is no JSON, 422 for what does not fit, naming the place."""
-    if sum(content.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
+    signs = np.frombuffer(content, np.uint8)
+    if sum(np.count_nonzero(signs == mark) for mark in b",[{") > MAX_VALUES:
         raise RequestError("invalid", f"the body holds over {MAX_VALUES:,} values")
     try:
         body = shape.model_validate_json(content)

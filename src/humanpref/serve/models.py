@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import binascii
 import logging
 import time
@@ -14,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import pybase64
 
 from humanpref.errors import ImageError, ScoreError, WeightsError, reason_of
 from humanpref.images import decode_image
@@ -238,6 +239,6 @@ def decode_base64(text: str, limit: int) -> bytes:
     if len(text) > limit * 4 // 3 + 4:
         raise RequestError("image_too_large", f"the image is over {limit:,} bytes")
     try:
-        return base64.b64decode(text, validate=True)
+        return pybase64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise RequestError("bad_image", "the data is not base64") from None

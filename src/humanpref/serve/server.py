@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import ClassVar
 
-import h11
+import httptools
 import uvicorn
-from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from starlette.applications import Starlette
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from humanpref.serve.app import Service, create_app
 from humanpref.serve.config import ServeConfig
@@ -29,9 +29,16 @@ LEAST_DRAIN = 0.5
 """Seconds for which new requests are still answered (503) after the order to stop, so that balancers notice."""
 
 
-class PatientProtocol(H11Protocol):
-    """uvicorn's protocol with an end to its patience: a head must be there in time, also on a kept connection,
-    and answers must be read.
+LONGEST_HEAD = 64 * 1024
+"""Most bytes of a request's line and headers; one of which more is unread than this, and what one read brings, also
+ends."""
+MOST_PIPELINED = 64
+"""Most requests that a connection sends ahead, before the first one's answer."""
+
+
+class PatientProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with an end to its patience: a head must be there in time, also on a kept connection, and
+    answers must be read. With limits, too, to how long a head is, and how many requests are sent ahead.
 
     Connections over the limit are answered 503 and closed; what is no HTTP is answered in our errors' shape.
     """
@@ -41,6 +48,11 @@ class PatientProtocol(H11Protocol):
     max_connections: ClassVar[int] = 1000
     _head: asyncio.TimerHandle | None = None
     _reader: asyncio.TimerHandle | None = None
+    _in_head = False
+    _parsed = 0
+    """Bytes of the head's line and headers that the parser has told of."""
+    _unparsed = 0
+    """Bytes that came for the head since the read that began it: the parser tells of no header before its end."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a head."""
@@ -53,11 +65,41 @@ class PatientProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take in bytes; the clock runs on while they make no whole head."""
+        self._unparsed += len(data)
         super().data_received(data)
-        if self.transport.is_closing() or self.conn.their_state is not h11.IDLE:
+        if self._in_head and self._unparsed > LONGEST_HEAD:
+            self.send_400_response("The head is too long.")
+        if self.transport.is_closing() or not (self.cycle is None or self.cycle.response_complete):
             self._stop_waiting()
         elif self._head is None:
             self._wait_for_head()
+
+    def on_message_begin(self) -> None:
+        """Begin to count a head's bytes."""
+        self._in_head, self._parsed, self._unparsed = True, 0, 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """Count the line."""
+        self._count(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count a header, or a trailer."""
+        self._count(name, value)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """A head is here."""
+        if len(self.pipeline) >= MOST_PIPELINED:
+            raise httptools.HttpParserError("too many requests are sent ahead")
+        self._in_head = False
+        super().on_headers_complete()
+
+    def _count(self, *read: bytes) -> None:
+        self._parsed += sum(map(len, read)) + 4  # the signs between them
+        if self._parsed > LONGEST_HEAD:
+            raise httptools.HttpParserError("the head is too long")
 
     def pause_writing(self) -> None:
         """The client does not read its answer: wait for a while, then let it go."""
@@ -158,7 +200,7 @@ def bind(host: str, port: int) -> socket.socket:
     return taken
 
 
-def make_server(app: FastAPI, config: ServeConfig, *, log_level: str = "warning") -> Server:
+def make_server(app: Starlette, config: ServeConfig, *, log_level: str = "warning") -> Server:
     """Make the server of an application that `create_app` made."""
 
     class Protocol(PatientProtocol):
@@ -172,6 +214,7 @@ def make_server(app: FastAPI, config: ServeConfig, *, log_level: str = "warning"
         ws="none",
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here asks where a client is
         log_level=log_level,
         timeout_keep_alive=max(1, round(config.keep_alive_seconds)),
         timeout_graceful_shutdown=2,
