@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import json
 import logging
 import signal
@@ -242,6 +243,8 @@ def serve(
     taken = bind(host, port)
     try:
         app = create_app(load_models(models), config, keys)
+        gc.collect()
+        gc.freeze()  # looking through all that was loaded, again and again, takes 0.1 s that answers wait for
         name, number = taken.getsockname()[:2]
         on_ready(f"http://{f'[{name}]' if ':' in name else name}:{number}")
         server = make_server(app, config, log_level=log_level)
