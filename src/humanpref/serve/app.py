@@ -38,7 +38,6 @@ from humanpref.serve.config import ServeConfig
 from humanpref.serve.errors import RequestError
 from humanpref.serve.fetch import Fetcher
 from humanpref.serve.guard import Guard, body_of, error_response
-from humanpref.serve.identity import identity_hash
 from humanpref.serve.keys import ApiKeys
 from humanpref.serve.metrics import Metrics
 from humanpref.serve.models import FETCHES, Engine, ServedModel
@@ -218,7 +217,7 @@ def score_answer(
     notes = dict.fromkeys(note for prompt in asked.distinct for note in prompt_notes(model.scorer, prompt))
     return {
         "model": model.name,
-        "identity": identity_hash(model.identity),
+        "identity": model.short_identity,
         "prompts": [{"prompt": p, "truncated": t} for p, t in zip(asked.distinct, cut, strict=True)],
         "results": results,
         "notes": list(notes),

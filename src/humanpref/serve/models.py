@@ -26,6 +26,7 @@ from humanpref.serve.bodies import Source
 from humanpref.serve.config import ServeConfig
 from humanpref.serve.errors import RequestError, ServeError
 from humanpref.serve.fetch import Fetcher
+from humanpref.serve.identity import identity_hash
 from humanpref.serve.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,11 @@ class ServedModel:
             return self.scorer.identity
         except (ScoreError, WeightsError):
             return None
+
+    @cached_property
+    def short_identity(self) -> str | None:
+        """The hash of its identity, which every answer says."""
+        return identity_hash(self.identity)
 
     def plain(self) -> dict[str, Any]:
         """What /v1/models says of it."""

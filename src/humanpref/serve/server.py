@@ -31,15 +31,14 @@ LEAST_DRAIN = 0.5
 
 
 LONGEST_HEAD = 64 * 1024
-"""Most bytes of a request's line and headers; one of which more is unread than this, and what one read brings, also
-ends."""
-MOST_PIPELINED = 64
-"""Most requests that a connection sends ahead, before the first one's answer."""
+"""Most bytes of a request's line and headers, and most that come without the parser's making anything of them."""
+MOST_AHEAD = 64
+"""Most requests that are sent ahead on one connection, before the first one's answer."""
 
 
 class PatientProtocol(HttpToolsProtocol):
     """uvicorn's protocol with an end to its patience: a head must be there in time, also on a kept connection, and
-    answers must be read. With limits, too, to how long a head is, and how many requests are sent ahead.
+    answers must be read. Its parser, in C, has no limits: those of heads, and of requests sent ahead, are here.
 
     Connections over the limit are answered 503 and closed; what is no HTTP is answered in our errors' shape.
     """
@@ -49,11 +48,9 @@ class PatientProtocol(HttpToolsProtocol):
     max_connections: ClassVar[int] = 1000
     _head: asyncio.TimerHandle | None = None
     _reader: asyncio.TimerHandle | None = None
-    _in_head = False
-    _parsed = 0
-    """Bytes of the head's line and headers that the parser has told of."""
-    _unparsed = 0
-    """Bytes that came for the head since the read that began it: the parser tells of no header before its end."""
+    _head_bytes = 0
+    _unread = 0
+    """Bytes since the parser has last told of something: it keeps a header until that is whole."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a head."""
@@ -66,40 +63,45 @@ class PatientProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take in bytes; the clock runs on while they make no whole head."""
-        self._unparsed += len(data)
+        self._unread += len(data)
         super().data_received(data)
-        if self._in_head and self._unparsed > LONGEST_HEAD:
+        if self._unread > LONGEST_HEAD:
             self.send_400_response("The head is too long.")
-        if self.transport.is_closing() or not (self.cycle is None or self.cycle.response_complete):
+        if self.transport.is_closing() or (self.cycle is not None and not self.cycle.response_complete):
             self._stop_waiting()
         elif self._head is None:
             self._wait_for_head()
 
     def on_message_begin(self) -> None:
-        """Begin to count a head's bytes."""
-        self._in_head, self._parsed, self._unparsed = True, 0, 0
+        """A head begins."""
+        self._head_bytes = self._unread = 0
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        """Count the line."""
-        self._count(url)
+        """A piece of its line."""
+        self._count(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Count a header, or a trailer."""
-        self._count(name, value)
+        """A header, or a trailer."""
+        self._count(len(name) + len(value) + 4)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """A head is here."""
-        if len(self.pipeline) >= MOST_PIPELINED:
+        if len(self.pipeline) >= MOST_AHEAD:
             raise httptools.HttpParserError("too many requests are sent ahead")
-        self._in_head = False
         super().on_headers_complete()
 
-    def _count(self, *read: bytes) -> None:
-        self._parsed += sum(map(len, read)) + 4  # the signs between them
-        if self._parsed > LONGEST_HEAD:
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body; how much of it is taken in is for who reads it."""
+        self._unread = 0
+        super().on_body(body)
+
+    def _count(self, read: int) -> None:
+        self._unread = 0
+        self._head_bytes += read
+        if self._head_bytes > LONGEST_HEAD:
             raise httptools.HttpParserError("the head is too long")
 
     def pause_writing(self) -> None:
