@@ -172,15 +172,10 @@ async def _judge(
         message = "this server fetches no URLs (--allow-url); send the image itself"
         raise RequestError("url_not_allowed", message, image=urls[0])
     with service.admission.queued(len(asked.sources)):
-        try:
-            with anyio.fail_after(service.config.request_seconds):
-                judge = partial(service.engine.judge, model, asyncio.Semaphore(FETCHES))
-                jobs = list(map(judge, asked.sources, asked.prompts))
-                outcomes = [await jobs[0]] if len(jobs) == 1 else await asyncio.gather(*jobs)
-                cut = await service.engine.truncated(model, asked.distinct)
-        except TimeoutError:
-            seconds = service.config.request_seconds
-            raise RequestError("timed_out", f"not done in {seconds:g} seconds", retry_after=5) from None
+        judge = partial(service.engine.judge, model, asyncio.Semaphore(FETCHES))
+        jobs = list(map(judge, asked.sources, asked.prompts))
+        outcomes = [await jobs[0]] if len(jobs) == 1 else await asyncio.gather(*jobs)
+        cut = await service.engine.truncated(model, asked.distinct)
     for outcome in outcomes:
         if isinstance(outcome, RequestError) and outcome.code == "overloaded":
             raise outcome  # no fault of an image's: the request may come again

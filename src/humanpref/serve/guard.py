@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Collection
 
@@ -78,9 +79,11 @@ class Guard:
             try:
                 self._check_head(exchange, scope)
                 if scope["method"] == "POST" and path in BODIES:
-                    scope["humanpref.body"] = await self._read_body(exchange, take)
-                    route = path
-                    await self._run_unless_gone(exchange, scope)
+                    with exchange.patience:
+                        scope["humanpref.body"] = await self._read_body(exchange, take)
+                        route = path
+                        await self._run_unless_gone(exchange, scope)
+                    self._check_patience(exchange)
                 else:
                     route = path if path in self._routes else "none"
                     await self.app(scope, exchange.receive, exchange.send)
@@ -133,41 +136,46 @@ class Guard:
         )
 
     async def _read_body(self, exchange: _Exchange, take: Callable[[int], None]) -> bytes:
-        """Read a body; `take` is told of its bytes as they come. Raises `RequestError` 413, 408 and 503."""
+        """Read a body; `take` is told of its bytes as they come. Raises `RequestError` 413 and 503."""
         config, body = self._config, bytearray()
         end = anyio.current_time() + config.body_seconds
-        try:
-            with anyio.fail_after(min(config.idle_seconds, config.body_seconds)) as patience:
-                while not exchange.body_read:
-                    message = await exchange.receive()
-                    if message["type"] == "http.disconnect":
-                        raise _GoneError
-                    part = message.get("body", b"")
-                    if len(body) + len(part) > config.max_body_bytes:
-                        raise self._too_large()
-                    take(len(part))
-                    body += part
-                    patience.deadline = min(end, anyio.current_time() + config.idle_seconds)
-        except TimeoutError:
-            raise RequestError("body_too_slow", "the body did not come in time") from None
+        while not exchange.body_read:
+            exchange.patience.deadline = min(end, anyio.current_time() + config.idle_seconds)
+            message = await exchange.receive()
+            if message["type"] == "http.disconnect":
+                raise _GoneError
+            part = message.get("body", b"")
+            if len(body) + len(part) > config.max_body_bytes:
+                raise self._too_large()
+            take(len(part))
+            body += part
         return bytes(body)
 
     async def _run_unless_gone(self, exchange: _Exchange, scope: Scope) -> None:
-        """Run the application; when the client goes away, end what it asked for."""
+        """Run the application; when its time is over or the client goes away, end what it was asked for."""
 
         def leave(receiving: asyncio.Future[Message]) -> None:
             if exchange.status is None and not receiving.cancelled():
-                run.cancel()
+                exchange.gone = True
+                exchange.patience.cancel()
 
+        exchange.patience.deadline = anyio.current_time() + self._config.request_seconds
         gone = asyncio.ensure_future(exchange.receive())  # all that can still come is that
+        gone.add_done_callback(leave)
         try:
-            with anyio.CancelScope() as run:
-                gone.add_done_callback(leave)
-                await self.app(scope, _nothing_more, exchange.send)
+            await self.app(scope, _nothing_more, exchange.send)
         finally:
             gone.cancel()
-        if run.cancelled_caught:
+
+    def _check_patience(self, exchange: _Exchange) -> None:
+        """Raise what the time that is over, if one is, means."""
+        if not exchange.patience.cancelled_caught:
+            return
+        if exchange.gone:
             raise _GoneError
+        if not exchange.body_read:
+            raise RequestError("body_too_slow", "the body did not come in time")
+        raise RequestError("timed_out", f"not done in {self._config.request_seconds:g} seconds", retry_after=5)
 
     async def _refuse(self, exchange: _Exchange, scope: Scope, error: RequestError) -> None:
         self._metrics.refused.labels(error.code).inc()
@@ -177,7 +185,10 @@ class Guard:
 
 
 class _Exchange:
-    """One request's `receive` and `send`, with what has happened on them; `headers` are those of the request."""
+    """One request's `receive` and `send`, with what has happened on them.
+
+    headers: of the request. patience: the time for what is under way, until the answer begins: an answer is not cut.
+    """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.headers: dict[str, str] = {}
@@ -187,6 +198,8 @@ class _Exchange:
         self._send = send
         self.body_read = self.headers.get("content-length", "0") == "0" and "transfer-encoding" not in self.headers
         self.status: int | None = None
+        self.gone = False
+        self.patience = anyio.CancelScope()
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -197,6 +210,7 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            self.patience.deadline = math.inf
             headers = message["headers"]
             given = {name for name, _ in headers}
             headers += [(name, value) for name, value in HEADERS if name not in given]
