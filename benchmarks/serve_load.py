@@ -26,6 +26,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import uvloop
 from PIL import Image
 
 ALONE = """
@@ -66,7 +67,7 @@ def main() -> None:
         try:
             url = address(server)
             port = int(url.rpartition(":")[2])
-            asyncio.run(crowd(port, requests, options.clients, seconds=2))  # warm
+            uvloop.run(crowd(port, requests, options.clients, seconds=2))  # warm
             ratios, efforts, took = [], [], []
             for number in range(options.rounds):
                 code = ALONE.format(model=options.model, options=own)
@@ -76,9 +77,9 @@ def main() -> None:
                 )  # fmt: skip
                 rate, effort = map(float, alone.stdout.split())
                 before = gauge(url, "process_cpu_seconds_total")
-                times = asyncio.run(crowd(port, requests, options.clients, seconds=options.seconds))
+                times, span = uvloop.run(crowd(port, requests, options.clients, seconds=options.seconds))
                 used = (gauge(url, "process_cpu_seconds_total") - before) / len(times)
-                served = len(times) / options.seconds
+                served = len(times) / span
                 ratios.append(served / rate)
                 efforts.append(effort / used)
                 took += times
@@ -101,19 +102,14 @@ def main() -> None:
 def grow(url: str, port: int, folder: Path, clients: int, count: int) -> None:
     """Send many small requests and print what they did to the server's memory."""
     small = [request(path) for path in draw(folder, 64)]
-    asyncio.run(crowd(port, small, clients, count=2000))
+    uvloop.run(crowd(port, small, clients, count=2000))
     before = memory(url)
-    times = asyncio.run(crowd(port, small, clients, count=count))
+    times, span = uvloop.run(crowd(port, small, clients, count=count))
     after = memory(url)
     print(
-        f"{len(times)} requests of 64x64: {len(times) / times_span(times, clients):.0f}/s; "
+        f"{len(times)} requests of 64x64: {len(times) / span:.0f}/s; "
         f"memory {before:.1f} MiB before, {after:.1f} after: {after - before:+.1f} MiB"
     )
-
-
-def times_span(times: list[float], clients: int) -> float:
-    """All clients are always waiting for an answer: what they waited in all, divided among them."""
-    return sum(times) / clients
 
 
 def draw(folder: Path, size: int) -> list[Path]:
@@ -155,10 +151,11 @@ def address(server: subprocess.Popen[str]) -> str:
 
 async def crowd(
     port: int, requests: list[bytes], clients: int, *, seconds: float = 1e9, count: int = 10**9
-) -> list[float]:
-    """Send requests until the time is over or so many are answered -> how long each took."""
+) -> tuple[list[float], float]:
+    """Send requests until the time is over or so many are sent -> how long each took, and all until the last answer."""
     times: list[float] = []
-    end = time.perf_counter() + seconds
+    start = time.perf_counter()
+    end = start + seconds
     left = count
 
     async def one(number: int) -> None:
@@ -179,7 +176,7 @@ async def crowd(
         writer.close()
 
     await asyncio.gather(*map(one, range(clients)))
-    return times
+    return times, time.perf_counter() - start
 
 
 def memory(url: str) -> float:

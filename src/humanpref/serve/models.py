@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import binascii
 import logging
 import time
@@ -13,6 +12,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
+
+import pybase64
 
 from humanpref.errors import ImageError, ScoreError, WeightsError, reason_of
 from humanpref.images import EncodedImage
@@ -25,6 +26,7 @@ from humanpref.serve.bodies import Source
 from humanpref.serve.config import ServeConfig
 from humanpref.serve.errors import RequestError, ServeError
 from humanpref.serve.fetch import Fetcher
+from humanpref.serve.identity import identity_hash
 from humanpref.serve.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -63,6 +65,11 @@ class ServedModel:
             return self.scorer.identity
         except (ScoreError, WeightsError):
             return None
+
+    @cached_property
+    def short_identity(self) -> str | None:
+        """The hash of its identity, which every answer says."""
+        return identity_hash(self.identity)
 
     def plain(self) -> dict[str, Any]:
         """What /v1/models says of it."""
@@ -234,6 +241,6 @@ def decode_base64(text: str, limit: int) -> bytes:
     if len(text) > limit * 4 // 3 + 4:
         raise RequestError("image_too_large", f"the image is over {limit:,} bytes")
     try:
-        return base64.b64decode(text, validate=True)
+        return pybase64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise RequestError("bad_image", "the data is not base64") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import json
 import logging
 import signal
@@ -12,10 +13,10 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import ClassVar
 
-import h11
+import httptools
 import uvicorn
-from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from starlette.applications import Starlette
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from humanpref.serve.app import Service, create_app
 from humanpref.serve.config import ServeConfig
@@ -29,9 +30,15 @@ LEAST_DRAIN = 0.5
 """Seconds for which new requests are still answered (503) after the order to stop, so that balancers notice."""
 
 
-class PatientProtocol(H11Protocol):
-    """uvicorn's protocol with an end to its patience: a head must be there in time, also on a kept connection,
-    and answers must be read.
+LONGEST_HEAD = 64 * 1024
+"""Most bytes of a request's line and headers, and most that come without the parser's making anything of them."""
+MOST_AHEAD = 64
+"""Most requests that are sent ahead on one connection, before the first one's answer."""
+
+
+class PatientProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with an end to its patience: a head must be there in time, also on a kept connection, and
+    answers must be read. Its parser, in C, has no limits: those of heads, and of requests sent ahead, are here.
 
     Connections over the limit are answered 503 and closed; what is no HTTP is answered in our errors' shape.
     """
@@ -41,6 +48,9 @@ class PatientProtocol(H11Protocol):
     max_connections: ClassVar[int] = 1000
     _head: asyncio.TimerHandle | None = None
     _reader: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+    _unread = 0
+    """Bytes since the parser has last told of something: it keeps a header until that is whole."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a head."""
@@ -53,11 +63,46 @@ class PatientProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take in bytes; the clock runs on while they make no whole head."""
+        self._unread += len(data)
         super().data_received(data)
-        if self.transport.is_closing() or self.conn.their_state is not h11.IDLE:
+        if self._unread > LONGEST_HEAD:
+            self.send_400_response("The head is too long.")
+        if self.transport.is_closing() or (self.cycle is not None and not self.cycle.response_complete):
             self._stop_waiting()
         elif self._head is None:
             self._wait_for_head()
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self._head_bytes = self._unread = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of its line."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer."""
+        self._count(len(name) + len(value) + 4)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """A head is here."""
+        if len(self.pipeline) >= MOST_AHEAD:
+            raise httptools.HttpParserError("too many requests are sent ahead")
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body; how much of it is taken in is for who reads it."""
+        self._unread = 0
+        super().on_body(body)
+
+    def _count(self, read: int) -> None:
+        self._unread = 0
+        self._head_bytes += read
+        if self._head_bytes > LONGEST_HEAD:
+            raise httptools.HttpParserError("the head is too long")
 
     def pause_writing(self) -> None:
         """The client does not read its answer: wait for a while, then let it go."""
@@ -158,7 +203,7 @@ def bind(host: str, port: int) -> socket.socket:
     return taken
 
 
-def make_server(app: FastAPI, config: ServeConfig, *, log_level: str = "warning") -> Server:
+def make_server(app: Starlette, config: ServeConfig, *, log_level: str = "warning") -> Server:
     """Make the server of an application that `create_app` made."""
 
     class Protocol(PatientProtocol):
@@ -172,6 +217,7 @@ def make_server(app: FastAPI, config: ServeConfig, *, log_level: str = "warning"
         ws="none",
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here asks where a client is
         log_level=log_level,
         timeout_keep_alive=max(1, round(config.keep_alive_seconds)),
         timeout_graceful_shutdown=2,
@@ -199,6 +245,8 @@ def serve(
     taken = bind(host, port)
     try:
         app = create_app(load_models(models), config, keys)
+        gc.collect()
+        gc.freeze()  # looking through all that was loaded, again and again, takes 0.1 s that answers wait for
         name, number = taken.getsockname()[:2]
         on_ready(f"http://{f'[{name}]' if ':' in name else name}:{number}")
         server = make_server(app, config, log_level=log_level)
