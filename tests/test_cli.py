@@ -260,7 +260,10 @@ def test_interrupt_is_quiet(images: list[Path]) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    time.sleep(3)
+    deadline = time.monotonic() + 30
+    while "libtorch_python" not in Path(f"/proc/{process.pid}/maps").read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1)  # the rest of PyTorch, and then it scores
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     if process.returncode != 0:  # it may have finished before the signal came
