@@ -1,12 +1,11 @@
-"""`humanpref` commands in processes of their own that need not import PyTorch for seconds each: they are forked from one
+"""`humanpref` commands in processes of their own, which need not import PyTorch for seconds each: they are forked from one
 that has, the fork server of `multiprocessing`. All else is a command's own, as in a shell: arguments, environment,
-folder, standard output and error, exit status. `humanpref` itself is imported anew by each."""
+folder, standard output and error, exit status."""
 
 from __future__ import annotations
 
 import atexit
 import os
-import runpy
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,22 +14,25 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 Done = subprocess.CompletedProcess
+ROOT = Path(__file__).parents[1]
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["torch", "PIL.Image", "safetensors.numpy", "pydantic.type_adapter", "rich.progress", "rich.table", "typer"]
+    ["torch", "PIL.Image", "safetensors.numpy", "rich.progress", "rich.table", "typer._adapters", "tests.parsed"]
 )
 """None of these reads, when it is imported, what a test may set in the environment (huggingface_hub does)."""
 
 
 def run(*words: object, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Done[str]:
     """`humanpref WORDS`, forked."""
-    arguments = list(map(str, words))
+    arguments, here = list(map(str, words)), Path.cwd()
     with TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in ("stdout", "stderr")]
-        process = FORKS.Process(
-            target=_humanpref, args=(arguments, {**os.environ, **(env or {})}, cwd or Path.cwd(), files)
-        )
-        process.start()
+        process = FORKS.Process(target=_humanpref, args=(arguments, {**os.environ, **(env or {})}, cwd or here, files))
+        os.chdir(ROOT)  # the first start is the server's, which finds `tests` from here
+        try:
+            process.start()
+        finally:
+            os.chdir(here)
         try:
             process.join()
         finally:
@@ -63,7 +65,9 @@ def _humanpref(words: list[str], env: dict[str, str], cwd: Path, files: list[Pat
     os.environ.update(env)
     os.chdir(cwd)
     sys.argv = ["humanpref", *words]
+    from tests.parsed import main
+
     try:
-        runpy.run_module("humanpref.cli", run_name="__main__", alter_sys=True)
+        main()
     finally:
         atexit._run_exitfuncs()  # a fork ends without them
