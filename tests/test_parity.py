@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.commands import run
 from tests.conftest import TINY_ARCH
 
 COLUMN = {"antialias": "score", "no-antialias": "score_no_antialias"}
@@ -62,10 +61,10 @@ def test_command_line(tiny_checkpoint: Path, gallery: Path, expected_rows: Rows,
     assert len(chosen) == 5
     for prompt in chosen:
         rows = groups[prompt]
-        command = [sys.executable, "-m", "humanpref.cli", "score", *(str(gallery / "test" / r["image"]) for r in rows)]
-        command += ["--prompt", prompt, "--model", "hps-v2.1", "--weights", str(tiny_checkpoint)]
-        command += ["--arch", str(TINY_ARCH), "--resize", resize, "--precision", "fp32", "--format", "json"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        words = ["score", *(gallery / "test" / r["image"] for r in rows), "--prompt", prompt, "--model", "hps-v2.1"]
+        words += ["--weights", tiny_checkpoint, "--arch", TINY_ARCH, "--resize", resize, "--precision", "fp32"]
+        done = run(*words, "--format", "json")
+        assert done.returncode == 0, done.stderr
         answer = json.loads(done.stdout)
         for row, result in zip(rows, answer["results"], strict=True):
             assert Path(result["image"]).name == row["image"]
