@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Callable
@@ -19,6 +20,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests that mean to download set 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 TINY_ARCH = ROOT / "tests" / "hps_layout_tiny.json"
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from going through what all tests have imported, a million objects, time and again."""
+    gc.freeze()
 
 
 def skip_or_fail(reason: str) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from humanpref.generate import Outcome, Prompt, Request
+from tests.commands import Done, run
 
 ROOT = Path(__file__).parents[1]
 
@@ -91,15 +92,12 @@ def start(*words: object) -> subprocess.Popen[str]:
     )
 
 
-def command(*words: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def command(*words: object, env: dict[str, str] | None = None) -> Done[str]:
     """Run `humanpref generate` as a user does."""
-    words = (sys.executable, "-m", "humanpref.cli", "generate", *words)
-    return subprocess.run(
-        list(map(str, words)), capture_output=True, text=True, check=False, env={**environment(), **(env or {})}
-    )
+    return run("generate", *words, env={**environment(), **(env or {})})
 
 
-def one_line(done: subprocess.CompletedProcess[str], *parts: str, status: int = 1) -> None:
+def one_line(done: Done[str], *parts: str, status: int = 1) -> None:
     assert done.returncode == status, done
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     for part in parts:

@@ -511,6 +511,7 @@ def test_the_next_group_does_not_wait_for_the_server(browser: Any, served: Serve
     until(page, "document.querySelector('#work').getAttribute('aria-busy') === 'false'")
     assert desk.bar() == [2, 0]  # what was begun meanwhile stays
     assert len(served.store.judgements()) == 1
+    page.unroute("**/api/answers/**")
     desk.keys("2")
     desk.submit()
     assert len(served.store.judgements()) == 2
@@ -673,7 +674,7 @@ def test_the_next_group_is_there_at_once(browser: Any, served: Served) -> None:
     for _ in range(6):
         desk.keys("123")
         desk.submit()
-        page.wait_for_timeout(500)  # a person looks at the pictures; meanwhile the next ones are loaded
+        page.wait_for_timeout(200)  # a person looks at the pictures; meanwhile the next ones are loaded
     submitted = page.evaluate("performance.getEntriesByName('submit').map(e => e.startTime)")
     painted = page.evaluate("window.painted")
     waits = []

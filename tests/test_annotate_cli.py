@@ -18,11 +18,11 @@ from humanpref.annotate.simulate import crowd, let_rank
 from humanpref.data.formats import read_rankings
 from humanpref.shapes.grammar import captions
 from humanpref.shapes.sources import generate
+from tests import commands
 
 
-def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "humanpref.cli", "annotate", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def run(*arguments: object, code: int = 0) -> commands.Done[str]:
+    done = commands.run("annotate", *arguments)
     assert done.returncode == code, done.stderr
     return done
 

@@ -15,8 +15,8 @@ from humanpref.correlation import spearman
 from humanpref.data.formats import write_rankings
 from humanpref.errors import DataError
 from humanpref.records import ImageRef, Ranking
+from tests.commands import run
 from tests.test_benchmark_tables import info, made
-from tests.test_cli import run
 
 SMALL = {"anime": 12}
 SCORES = {"a": 0.30, "b": 0.25, "c": 0.20, "d $x_1$": 0.10}

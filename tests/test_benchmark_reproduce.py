@@ -15,9 +15,9 @@ from humanpref.benchmark.reproduce import reproduction
 from humanpref.benchmark.results import read_results
 from humanpref.data.sources import DATASETS
 from humanpref.errors import DataError
+from tests.commands import one_line_error, run
 from tests.conftest import TINY_ARCH
 from tests.hub import FakeDatasetHub, serving
-from tests.test_cli import one_line_error, run
 from tests.test_download_data import tar
 
 PROMPTS = 6

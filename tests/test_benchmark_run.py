@@ -20,8 +20,8 @@ from humanpref.benchmark.run import run_benchmark
 from humanpref.benchmark.suites import HPS_STYLES, SHAPES_PER_STYLE, load_suite
 from humanpref.cache import ScoreCache
 from humanpref.errors import DataError
+from tests.commands import one_line_error, run
 from tests.hub import FakeDatasetHub, serving
-from tests.test_cli import one_line_error, run
 from tests.toys import ByteScorer, picture
 
 STYLES = {"anime": ["a red cat", "a dog", "a house"], "photo": ["a tree", "a boat"]}

@@ -17,7 +17,7 @@ from humanpref.benchmark.thumbnails import Source, make_thumbnails, thumbnail_na
 from humanpref.errors import DataError
 from humanpref.scorers import SPECS
 from tests.browser import Opened, chromium
-from tests.test_cli import one_line_error, run
+from tests.commands import one_line_error, run
 from tests.toys import picture
 
 STYLES = {"anime": 30, "photo": 6}

@@ -17,7 +17,7 @@ from humanpref.benchmark.published import ARCHIVES, PUBLISHED, published_row
 from humanpref.benchmark.results import ImageScore, Result, ScorerInfo, SuiteInfo, write_result
 from humanpref.errors import DataError, UnknownNameError
 from humanpref.scorers import SPECS
-from tests.test_cli import one_line_error, run
+from tests.commands import one_line_error, run
 
 STYLES = {"anime": 800, "concept-art": 800, "paintings": 800, "photo": 800}
 

@@ -15,25 +15,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.commands import one_line_error, run, run_anew
 from tests.hub import FakeHub, serving
 from tests.toys import picture
-
-Done = subprocess.CompletedProcess
-
-
-def run(*words: str | Path, env: dict[str, str] | None = None, **options: object) -> Done[str]:
-    command = [sys.executable, "-m", "humanpref.cli", *map(str, words)]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, **(env or {})}, **options
-    )
-
-
-def one_line_error(done: Done[str], *parts: str) -> None:
-    lines = done.stderr.strip().splitlines()
-    assert done.returncode == 1, done
-    assert len(lines) == 1, done.stderr
-    for part in parts:
-        assert part in lines[0]
 
 
 @pytest.fixture
@@ -46,7 +30,7 @@ def images(tmp_path: Path) -> list[Path]:
 
 def test_score_in_every_format(images: list[Path]) -> None:
     words = ["score", *images, "--prompt", "a cat", "--model", "lite"]
-    answer = json.loads(run(*words, "--format", "json").stdout)
+    answer = json.loads(run_anew(*words, "--format", "json").stdout)
     assert answer["model"] == "lite"
     assert answer["truncated"] is False
     assert [r["image"] for r in answer["results"]] == [str(p) for p in images]
@@ -127,19 +111,20 @@ def test_models_and_usage(images: list[Path]) -> None:
         "lite",
         "shapes-truth",
     ]
-    assert "84.1 %" in run("models").stdout
+    assert "84.1 %" in (table := run("models").stdout)
+    assert run_anew("models").stdout == table, "a fork says what a new process says"
     assert run("models", "--format", "csv").stdout.startswith("name,")
     one_line_error(run("score", images[0], "-p", "x", "-m", "hps"), "choose from: hps-v2.1, hps-v2.0, hps-v1")
     one_line_error(run("score", images[0], "-p", "x", "-m", "lite", "--arch", "ViT-B-32"), "leave these options out")
     assert run("score", images[0]).returncode == 2
     assert run("score", images[0], "-p", "x", "--format", "yaml").returncode == 2
-    assert run("nonsense").returncode == 2
-    assert run("--version").stdout.strip() == __import__("humanpref").__version__
+    assert run_anew("nonsense").returncode == 2
+    assert run_anew("--version").stdout.strip() == __import__("humanpref").__version__
 
 
 @pytest.mark.slow
 def test_demo_makes_its_own_images_and_a_picture_of_the_ranking(tmp_path: Path) -> None:
-    done = run("demo", "--out", tmp_path / "demo", "--format", "json", cwd=tmp_path)
+    done = run_anew("demo", "--out", tmp_path / "demo", "--format", "json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert len(report["results"]) == 6
@@ -165,7 +150,7 @@ def test_odd_names_and_a_full_output(images: list[Path], tmp_path: Path) -> None
     one_line_error(run("score", "a" * 300, "-p", "x", "-m", "lite"), "not a possible file name")
     one_line_error(run("score", "", "-p", "x", "-m", "lite"), "not a possible file name")
     picture().save(tmp_path / "1²3.png")
-    done = run("score", tmp_path, "-p", "x", "-m", "lite", env={"PYTHONIOENCODING": "ascii"})
+    done = run_anew("score", tmp_path, "-p", "x", "-m", "lite", env={"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0, done.stderr
     one_line_error(run("score", images[0], "-p", "x", "-m", "lite", "--device", "cuda:9"), "leave these options out")
     full = subprocess.run(
@@ -192,7 +177,7 @@ def hub(tmp_path: Path) -> Iterator[tuple[type[FakeHub], dict[str, str]]]:
 
 def test_download_over_http_at_the_pinned_revision(hub) -> None:
     handler, env = hub
-    done = run("download", "hps-v2.0", env=env)
+    done = run_anew("download", "hps-v2.0", env=env)
     assert done.returncode == 0, done.stderr
     path = Path(done.stdout.strip())
     assert path.read_bytes() == handler.content
@@ -275,7 +260,10 @@ def test_interrupt_is_quiet(images: list[Path]) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    time.sleep(3)
+    deadline = time.monotonic() + 30
+    while "libtorch_python" not in Path(f"/proc/{process.pid}/maps").read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1)  # the rest of PyTorch, and then it scores
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     if process.returncode != 0:  # it may have finished before the signal came

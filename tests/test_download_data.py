@@ -16,8 +16,8 @@ from humanpref.data.formats import read_rankings
 from humanpref.data.sources import DATASETS
 from humanpref.data.unpack import unpack
 from humanpref.errors import DataError
+from tests.commands import one_line_error, run
 from tests.hub import FakeDatasetHub, serving
-from tests.test_cli import one_line_error, run
 from tests.toys import picture
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from humanpref.data.formats import write_rankings
 from humanpref.records import ImageRef, Ranking
+from tests.commands import one_line_error, run
 from tests.conftest import SHARED, TINY_ARCH, skip_or_fail
-from tests.test_cli import one_line_error, run
 from tests.toys import picture
 
 

@@ -74,16 +74,17 @@ def assert_same_but_for_rounding(one: dict[str, np.ndarray], other: dict[str, np
 
 @pytest.mark.parametrize("options", ["", ",scheduler=EulerAncestralDiscreteScheduler"])
 def test_an_image_depends_on_neither_batch_nor_order(run: Callable[..., dict[str, str]], options: str) -> None:
-    single = run(f"{options},batch_size=1")
+    asked = ASKED[:5]
+    single = run(f"{options},batch_size=1", asked)
     pixels = dict(last)
-    assert len(set(single.values())) == 7
-    assert all(np.abs(pixels["p0"] - pixels[f"p{n}"]).mean() > 10 for n in range(1, 7))
-    assert run(f"{options},batch_size=1", ASKED[::-1]) == single  # one at a time: byte for byte
-    assert run(f"{options},batch_size=1", ASKED[3:4]) == {"p3": single["p3"]}
-    for size in (2, 3, 7):
-        run(f"{options},batch_size={size}")
+    assert len(set(single.values())) == 5
+    assert all(np.abs(pixels["p0"] - pixels[f"p{n}"]).mean() > 10 for n in range(1, 5))
+    assert run(f"{options},batch_size=1", asked[::-1]) == single  # one at a time: byte for byte
+    assert run(f"{options},batch_size=1", asked[3:4]) == {"p3": single["p3"]}
+    for size in (2, 3, 5):
+        run(f"{options},batch_size={size}", asked)
         assert_same_but_for_rounding(pixels, dict(last))
-    run(f"{options},batch_size=4", ASKED[::-1])
+    run(f"{options},batch_size=4", asked[::-1])
     assert_same_but_for_rounding(pixels, dict(last))
 
 

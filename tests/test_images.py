@@ -146,6 +146,7 @@ def test_decoders_that_run_programs_are_not_used(tmp_path: Path) -> None:
         open_image(tmp_path / "x.png")
 
 
+@pytest.mark.filterwarnings("ignore:::PIL")  # what it says of damage besides
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"])
 def test_damage_anywhere_is_an_image_error_or_an_image(kind: str, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)

@@ -30,8 +30,8 @@ from humanpref.scorers import Scorer
 from humanpref.shapes.grammar import captions
 from humanpref.shapes.quality import quality
 from tests.browser import Opened, chromium
+from tests.commands import one_line_error, run
 from tests.generating import ToyBackend, contents, environment, prompts
-from tests.test_cli import one_line_error, run
 from tests.test_improve_best_of import Pixel
 from tests.toys import ByteScorer
 

@@ -23,8 +23,8 @@ from humanpref.improve.plots import plot_best_of
 from humanpref.scorers import Scorer
 from humanpref.shapes.grammar import captions
 from humanpref.shapes.quality import quality
+from tests.commands import one_line_error, run
 from tests.generating import ToyBackend, prompts
-from tests.test_cli import one_line_error, run
 from tests.toys import ByteScorer
 
 CAPTIONS = [Prompt(text, f"s{n}") for n, text in enumerate(captions(6, 43))]

@@ -22,7 +22,7 @@ from humanpref.preprocess import CLIP_MEAN, CLIP_STD, PREPROCESS, prepare_pictur
 from humanpref.ranking import compare, score
 from humanpref.scorers import SPECS
 from tests import official_layouts as official
-from tests.test_cli import one_line_error, run
+from tests.commands import one_line_error, run
 from tests.toys import picture
 
 NAMES = ("hps-v1", "pickscore", "imagereward", "clipscore", "laion-aesthetic")

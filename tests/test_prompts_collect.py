@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import resource
-import subprocess
-import sys
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +20,7 @@ from humanpref.prompts.filters import CollectOptions
 from humanpref.prompts.near import NearDuplicates
 from humanpref.prompts.review import difference
 from humanpref.prompts.sources import open_source
+from tests import commands
 from tests.conftest import SHARED, skip_or_fail
 
 pa = pytest.importorskip("pyarrow")
@@ -208,9 +206,8 @@ def test_near_duplicates_of_odd_texts(texts: list[str]) -> None:
 # The commands -------------------------------------------------------------------------------------------------------
 
 
-def run(folder: Path, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "humanpref.cli", "prompts", *arguments], cwd=folder, text=True,
-                          capture_output=True, check=False, env={**os.environ, "COLUMNS": "120"}, **options)  # fmt: skip
+def run(folder: Path, *arguments: str) -> commands.Done[str]:
+    return commands.run("prompts", *arguments, cwd=folder, env={"COLUMNS": "120"})
 
 
 def test_collect_and_clean_as_commands(tmp_path: Path) -> None:
@@ -273,14 +270,16 @@ def test_bad_input_is_one_line(tmp_path: Path, arguments: list[str], status: int
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
-    (tmp_path / "u.txt").write_text("".join(f"a picture of thing number {n}, 8k\n" for n in range(20_000)))
-    small = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))}
+    (tmp_path / "u.txt").write_text("".join(f"a picture of thing number {n}, 8k\n" for n in range(5_000)))
+    (tmp_path / "few.txt").write_text("".join(f"a picture of thing number {n}, 8k\n" for n in range(500)))
+    small = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))}
     for command in (["collect", "u.txt", "--out", "o.jsonl", "--near", "0", "--language", "any"],
                     ["collect", "u.txt", "--out", "o.parquet", "--near", "0", "--language", "any"],
-                    ["clean", "u.txt", "--out", "o.jsonl", "--cleaner", "rules"]):  # fmt: skip
-        done = run(tmp_path, *command, **small)
+                    ["clean", "u.txt", "--out", "o.jsonl", "--cleaner", "rules"],  # full in the middle
+                    ["clean", "few.txt", "--out", "o.jsonl", "--cleaner", "rules"]):  # full at the end  # fmt: skip
+        done = commands.run_anew("prompts", *command, cwd=tmp_path, **small)
         assert (done.returncode, "cannot be written" in done.stderr) == (1, True), done.stderr[-500:]
-        assert [p.name for p in tmp_path.iterdir()] == ["u.txt"]
+        assert {p.name for p in tmp_path.iterdir()} == {"u.txt", "few.txt"}
 
 
 @given(st.text(max_size=60), st.text(max_size=60))

@@ -21,16 +21,24 @@ from humanpref.training.run import train
 from tests.training import data_file, losses, tiny, world
 
 
+@pytest.fixture
+def curves() -> None:
+    """For tests whose runs draw their curves, which takes longer than most runs here."""
+
+
 @pytest.fixture(autouse=True)
-def _one_thread() -> None:
+def _small_runs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread; and as where matplotlib is not installed, but for the tests that ask for `curves`."""
     torch.set_num_threads(1)
+    if "curves" not in request.fixturenames:
+        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
 
 
 def fit(tmp_path: Path, rankings: list[Ranking], out: str = "out", val: list[Ranking] | None = None, **options: object):
     return train(rankings, tmp_path / out, tiny(tmp_path, **options), validation=val, device="cpu", trackers=())
 
 
-def test_it_learns_what_people_prefer(tmp_path: Path) -> None:
+def test_it_learns_what_people_prefer(tmp_path: Path, curves: None) -> None:
     held_out = world(tmp_path / "val", groups=8, seed=1)
     report = fit(
         tmp_path, world(tmp_path / "i", 16), val=held_out, unit="groups", steps=40, learning_rate=3e-3, save_every=20
@@ -59,7 +67,7 @@ def test_accumulation_takes_the_same_steps_as_one_large_batch(tmp_path: Path) ->
     assert all(one[s] == pytest.approx(other[s], abs=1e-5) for s in one)
 
 
-def test_checkpointing_and_workers_change_no_loss(tmp_path: Path) -> None:
+def test_checkpointing_and_workers_change_no_loss(tmp_path: Path, curves: None) -> None:
     rankings = world(tmp_path / "i", 6)
     fit(tmp_path, rankings, "a")
     fit(tmp_path, rankings, "b", checkpointing=True, workers=2)
@@ -194,6 +202,9 @@ def test_it_stops_early(tmp_path: Path) -> None:
     report = fit(tmp_path, rankings, val=held_out, steps=50, learning_rate=0.0, validate_every=2, patience=2)
     assert report.outcome.stopped_early
     assert report.outcome.state.step == 6
+    page = (report.out / "report.html").read_text()
+    assert "The curves are in log.jsonl" in page
+    assert "<svg" not in page
 
 
 @pytest.mark.slow

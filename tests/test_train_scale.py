@@ -20,8 +20,10 @@ from tests.training import ARCH, data_file, losses, tiny, world
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> None:
+def _small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread; and as where matplotlib is not installed: to draw the curves takes longer than most runs here."""
     torch.set_num_threads(1)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
 
 
 def head_config(tmp_path: Path, preset: str = "head", **options: object):

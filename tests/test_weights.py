@@ -67,7 +67,7 @@ class RunsCode:
 
 def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
     torch.save({"state_dict": tensors, "evil": RunsCode(tmp_path / "ran")}, tmp_path / "evil.pt")
-    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"state_dict": RunsCode(tmp_path / "ran")}))
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"state_dict": RunsCode(tmp_path / "ran")}, protocol=2))
     for name in ("evil.pt", "plain.pt"):
         with pytest.raises(WeightsError, match="refused, because loading it could run code|not a PyTorch") as caught:
             score(tmp_path / name)

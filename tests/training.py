@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +11,7 @@ from PIL import Image
 from humanpref.data.formats import write_rankings
 from humanpref.records import ImageRef, Ranking
 from humanpref.training.config import PRESETS, TrainConfig, with_options
+from tests import commands
 
 ARCH = {
     "embed_dim": 16,
@@ -68,12 +66,9 @@ def tiny(folder: Path, **options: object) -> TrainConfig:
     return with_options(PRESETS["hps-v2"], {**small, **options})
 
 
-def run(*words: object, code: int = 0, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run(*words: object, code: int = 0, env: dict[str, str] | None = None) -> commands.Done[str]:
     """`humanpref` in a process of its own."""
-    command = [sys.executable, "-m", "humanpref.cli", *map(str, words)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}, check=False
-    )
+    done = commands.run(*words, env={"OMP_NUM_THREADS": "1", **(env or {})})
     assert done.returncode == code, done.stderr[-2000:]
     return done
 

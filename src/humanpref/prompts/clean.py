@@ -87,6 +87,8 @@ def clean_file(
             if page is not None:
                 page.add(prompt, cleaned)
             on_prompt()
+        for writer in (good, aside):  # a full disk shows before one of them has its name
+            writer.flush()
     counts: dict[str, int] = {name: status[name] for name in STATUSES}
     usage = getattr(cleaner, "usage", None)
     return CleanReport(str(out), str(held), cleaner.name, sum(counts.values()), counts,

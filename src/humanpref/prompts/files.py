@@ -96,6 +96,7 @@ class PromptWriter(AbstractContextManager["PromptWriter"]):
                 self._file.write(row["text"] + "\n")
             else:
                 self._file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.flush()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
