@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from humanpref import load_scorer
 from humanpref import score as score_here
-from humanpref.errors import ScoreError
+from humanpref.errors import ImageError, ScoreError
 from humanpref.images import ImageSource, open_image
 from humanpref.scorers import LoadOptions, ScorerSpec
 from humanpref.scorers.base import BatchScorer, Scores
@@ -43,9 +43,10 @@ class SlowScorer(BatchScorer[float]):
     batch_size = 8
     logit_scale = 1.0
 
-    def __init__(self, seconds: float = 0.0, name: str = "slow") -> None:
+    def __init__(self, seconds: float = 0.0, name: str = "slow", in_flight: int = 0) -> None:
         super().__init__(ScorerSpec(name, "toy", "none", reads_prompt=True, tokens=30))
         self.seconds = seconds
+        self.in_flight = in_flight
         self.batches: list[int] = []
         self.go = threading.Event()
         self.go.set()
@@ -61,11 +62,17 @@ class SlowScorer(BatchScorer[float]):
 
     def begin(self, batch: Any, prompts: Any) -> Scores:
         self.batches.append(len(batch))
+        if self.in_flight:  # as on a GPU: it is queued, and what goes wrong is said later
+            return lambda: self._score(batch, prompts)
+        scores = self._score(batch, prompts)
+        return lambda: scores
+
+    def _score(self, batch: Any, prompts: Any) -> list[float | ImageError]:
         time.sleep(self.seconds)
         assert self.go.wait(20)
         if "explode" in prompts:
             raise RuntimeError("CUDA error: out of memory\nat line 3")
-        return lambda: [math.nan if p == "nan" else v + len(p) for v, p in zip(batch, prompts, strict=True)]
+        return [math.nan if p == "nan" else v + len(p) for v, p in zip(batch, prompts, strict=True)]
 
     def _score_pixels(self, pixels: Any, prompts: Any) -> torch.Tensor:
         raise NotImplementedError
@@ -471,12 +478,35 @@ def test_bytes_that_are_held_are_bounded() -> None:
             assert reply.headers["retry-after"] == "1"
             scorer.go.set()
             assert waiting.result().status_code == 200
+        for _ in range(500):  # they are let go when the answer is sent, which may come before
+            if not served.service.admission.bytes:
+                break
+            time.sleep(0.01)
         assert served.service.admission.bytes == 0
         assert served.score(big).status_code == 200
 
 
-def test_a_model_that_fails_on_one_image_scores_the_others() -> None:
-    scorer = SlowScorer()
+def test_a_gpu_is_given_the_next_batch_while_it_is_busy() -> None:
+    scorer = SlowScorer(in_flight=1)
+    with slow(scorer, max_batch=2) as served:
+        scorer.go.clear()
+        with ThreadPoolExecutor(6) as pool:
+            jobs = [pool.submit(served.score, png(n), prompt="a" * n) for n in range(6)]
+            while len(scorer.batches) < 2 or served.service.admission.images < 6:
+                time.sleep(0.01)
+            time.sleep(0.2)
+            assert len(scorer.batches) == 2  # one that is done, one after it, and no more
+            scorer.go.set()
+            replies = [job.result() for job in jobs]
+        assert [reply.status_code for reply in replies] == [200] * 6
+        for n, reply in enumerate(replies):
+            mean = float(np.asarray(Image.open(BytesIO(png(n))).convert("RGB")).mean())
+            assert reply.json()["results"][0]["score"] == pytest.approx(mean + n)
+
+
+@pytest.mark.parametrize("in_flight", [0, 1])
+def test_a_model_that_fails_on_one_image_scores_the_others(in_flight: int) -> None:
+    scorer = SlowScorer(in_flight=in_flight)
     with slow(scorer, max_batch=8) as served:
         prompts = ["a", "explode", "nan", "bb"]
         sent = {"images": [{"data": b64(png(0))}] * 4, "prompts": prompts}

@@ -18,7 +18,7 @@ import torch
 from humanpref import compare, load_scorer, rank
 from humanpref.cache import ScoreCache
 from humanpref.errors import ImageError, ScoreError, UnknownNameError
-from humanpref.images import RemoteImage
+from humanpref.images import EncodedImage, RemoteImage
 from humanpref.reward import RewardFunction
 from humanpref.scorers import Scorer
 from humanpref.scorers.cached import CachedScorer
@@ -26,7 +26,7 @@ from humanpref.serve.client import Client, ClientError, UnauthorizedError, Unava
 from humanpref.serve.config import ServeConfig
 from humanpref.serve.keys import ApiKeys
 from humanpref.serve.models import ServedModel
-from tests.serving import Served, files_of, serving
+from tests.serving import Served, files_of, png, serving
 from tests.test_serve import SlowScorer, slow
 from tests.toys import picture
 
@@ -63,6 +63,7 @@ def test_pictures_and_tensors_are_scored_as_they_are_here(lite: Served) -> None:
         picture(64, 48, 1),
         picture(50, 70, 2).convert("RGBA"),
         torch.rand(3, 40, 50, generator=torch.manual_seed(0)),
+        EncodedImage(png(3), "in memory"),
     ]
     with Client(lite.url) as client:
         torch.testing.assert_close(client.score(images, "x"), here.score(images, "x"))

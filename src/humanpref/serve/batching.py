@@ -1,8 +1,9 @@
 """Dynamic batching: images of whatever requests are here go to the model together, none waiting longer than it must.
 
-A batch begins as soon as a replica of the model is free and has `max_batch` images, or nothing more is being prepared,
-or the oldest image has waited long enough: `max_wait` seconds, or a tenth of the time it has been here, so that under
-load, when all wait for long anyway, batches are full. While the model works, images gather for the next batch.
+A batch begins as soon as a replica of the model is free (on a GPU: has one batch or none before it) and has `max_batch`
+images, or nothing more is being prepared, or the oldest image has waited long enough: `max_wait` seconds, or a tenth of
+the time it has been here, so that under load, when all wait for long anyway, batches are full. While the model works,
+images gather for the next batch.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from humanpref.errors import ImageError, reason_of
 from humanpref.scorers.base import BatchScorer
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 PATIENCE = 0.1
 """The share of the time it has been here that an image may wait for others."""
 
+Outcomes: TypeAlias = "list[float | RequestError]"
 Observe = Callable[[int, float, float], None]
 """Told of every batch: images in it, seconds the model took, seconds the oldest image had waited."""
 
@@ -58,6 +60,7 @@ class Batcher:
         self._observe = observe
         self._waiting: deque[_Waiting] = deque()
         self._workers: list[asyncio.Task[None]] = []
+        self._finishing: set[asyncio.Task[None]] = set()
         self._threads: list[ThreadPoolExecutor] = []
         self._kicked: set[asyncio.Event] = set()
 
@@ -67,15 +70,17 @@ class Batcher:
     def start(self) -> None:
         """Begin to work; the event loop must be running."""
         for scorer in self._replicas:
-            thread = ThreadPoolExecutor(1, thread_name_prefix=f"humanpref-{scorer.spec.name}")
-            self._threads.append(thread)
-            self._workers.append(asyncio.create_task(self._work(scorer, thread)))
+            name = f"humanpref-{scorer.spec.name}"
+            thread, waiter = ThreadPoolExecutor(1, name), ThreadPoolExecutor(1, f"{name}-wait")
+            self._threads += [thread, waiter]
+            self._workers.append(asyncio.create_task(self._work(scorer, thread, waiter)))
 
     async def stop(self) -> None:
         """End the workers; what waits is cancelled."""
-        for worker in self._workers:
-            worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
+        jobs = [*self._workers, *self._finishing]
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
         for waiting in self._waiting:
             waiting.done.cancel()
         self._waiting.clear()
@@ -113,23 +118,43 @@ class Batcher:
         for event in self._kicked:
             event.set()
 
-    async def _work(self, scorer: BatchScorer[Any], thread: ThreadPoolExecutor) -> None:
+    async def _work(self, scorer: BatchScorer[Any], thread: ThreadPoolExecutor, waiter: ThreadPoolExecutor) -> None:
+        """Give a replica batches: the next when the one before is done, on a GPU while it is busy with that."""
         loop = asyncio.get_running_loop()
         event = asyncio.Event()
         self._kicked.add(event)
+        turns = asyncio.Semaphore(1 + scorer.in_flight)
         while True:
-            if not (batch := await self._next(event)):
-                continue
+            await turns.acquire()
+            while not (batch := await self._next(event)):
+                pass
             began = time.monotonic()
-            outcomes = await loop.run_in_executor(thread, _judge, scorer, batch)
-            self._observe(len(batch), time.monotonic() - began, began - batch[0].arrived)
-            for waiting, outcome in zip(batch, outcomes, strict=True):
-                if waiting.done.done():
-                    continue  # whoever asked has gone
-                if isinstance(outcome, RequestError):
-                    waiting.done.set_exception(outcome)
-                else:
-                    waiting.done.set_result(outcome)
+            if not scorer.in_flight:
+                self._settle(batch, await loop.run_in_executor(thread, _judge, scorer, batch), began)
+                turns.release()
+                continue
+            wait = await loop.run_in_executor(thread, _begin, scorer, batch)
+            job = asyncio.create_task(self._finish(loop.run_in_executor(waiter, wait), batch, began, turns))
+            self._finishing.add(job)
+            job.add_done_callback(self._finishing.discard)
+
+    async def _finish(
+        self, outcomes: Awaitable[Outcomes], batch: list[_Waiting], began: float, turns: asyncio.Semaphore
+    ) -> None:
+        try:
+            self._settle(batch, await outcomes, began)
+        finally:
+            turns.release()
+
+    def _settle(self, batch: list[_Waiting], outcomes: Outcomes, began: float) -> None:
+        self._observe(len(batch), time.monotonic() - began, began - batch[0].arrived)
+        for waiting, outcome in zip(batch, outcomes, strict=True):
+            if waiting.done.done():
+                continue  # whoever asked has gone
+            if isinstance(outcome, RequestError):
+                waiting.done.set_exception(outcome)
+            else:
+                waiting.done.set_result(outcome)
 
     async def _next(self, event: asyncio.Event) -> list[_Waiting]:
         """Wait until a batch should begin -> its images, without those nobody waits for any more."""
@@ -148,17 +173,37 @@ class Batcher:
         return [waiting for waiting in taken if not waiting.done.done()]
 
 
-def _judge(scorer: BatchScorer[Any], batch: Sequence[_Waiting]) -> list[float | RequestError]:
-    """Score a batch, in the replica's thread. Where that fails, one by one: others' images are not to suffer."""
+def _judge(scorer: BatchScorer[Any], batch: Sequence[_Waiting]) -> Outcomes:
+    """Score a batch, in the replica's thread."""
+    return _begin(scorer, batch)()
+
+
+def _begin(scorer: BatchScorer[Any], batch: Sequence[_Waiting]) -> Callable[[], Outcomes]:
+    """Begin to score a batch, in the replica's thread -> what waits for its outcomes. Raises nothing, nor does that."""
     try:
-        scores = scorer.score_prepared([one.prepared for one in batch], [one.prompt for one in batch])
-    except Exception as error:  # whatever a network raises: out of memory, a tokenizer's complaint
-        if len(batch) > 1:
-            logger.warning("%s failed on %d images, trying them singly", scorer.spec.name, len(batch), exc_info=error)
-            return [outcome for one in batch for outcome in _judge(scorer, [one])]
-        logger.exception("%s failed", scorer.spec.name, exc_info=error)
-        return [RequestError("model_failed", f"{scorer.spec.name} failed on this image ({reason_of(error)})")]
-    return [_outcome(scorer.spec.name, score) for score in scores]
+        scores = scorer.begin([one.prepared for one in batch], [one.prompt for one in batch])
+    except Exception as error:
+        outcomes = _singly(scorer, batch, error)
+        return lambda: outcomes
+
+    def wait() -> Outcomes:
+        try:
+            found = scores()
+        except Exception as error:
+            return _singly(scorer, batch, error)
+        return [_outcome(scorer.spec.name, score) for score in found]
+
+    return wait
+
+
+def _singly(scorer: BatchScorer[Any], batch: Sequence[_Waiting], error: Exception) -> Outcomes:
+    """Score images one by one after the batch has failed, with whatever a network raises (out of memory, a tokenizer's
+    complaint): others' images are not to suffer."""
+    if len(batch) > 1:
+        logger.warning("%s failed on %d images, trying them singly", scorer.spec.name, len(batch), exc_info=error)
+        return [outcome for one in batch for outcome in _judge(scorer, [one])]
+    logger.error("%s failed", scorer.spec.name, exc_info=error)
+    return [RequestError("model_failed", f"{scorer.spec.name} failed on this image ({reason_of(error)})")]
 
 
 def _outcome(name: str, score: float | ImageError) -> float | RequestError:

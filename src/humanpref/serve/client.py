@@ -23,7 +23,7 @@ from PIL import Image
 
 from humanpref import metrics
 from humanpref.errors import HumanprefError, ImageError, ScoreError, UnknownNameError, reason_of
-from humanpref.images import RemoteImage, is_url, open_image
+from humanpref.images import EncodedImage, RemoteImage, is_url, open_image
 from humanpref.records import ImageRef
 from humanpref.retry_after import retry_after
 from humanpref.scorers.base import ScorerSpec, align_prompts, as_images, collect, map_ahead
@@ -326,6 +326,8 @@ def _body(image: ImageSource | Tensor) -> dict[str, str]:
         except (OSError, ValueError) as error:
             raise ImageError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
         return {"data": base64.b64encode(content).decode(), "name": path.name[-300:]}
+    if isinstance(image, EncodedImage):
+        return {"data": base64.b64encode(image.content).decode(), "name": image.name[-300:]}
     picture = open_image(image) if isinstance(image, Image.Image) else _picture(image)
     buffer = BytesIO()
     picture.save(buffer, "PNG", compress_level=1)
