@@ -1,11 +1,11 @@
 """python benchmarks/serve_load.py [--clients 64] [--seconds 10] [--rounds 3] [--requests 20000] [--size 512]
 
 How much of a model's speed is left behind HTTP. In turns, `--rounds` times: the model alone (`score_each` on the files,
-in a process of its own) and the service (`humanpref serve`, one process) with so many clients at once, each sending one
-JPEG image again and again over a kept connection from this process. Prints images per second and their ratio;
-percentiles of how long an answer took; the processor time of an image in either process and its ratio, which other work
-on the machine disturbs less; and how the server's memory grew over `--requests` further requests. The clients share the
-machine with the server.
+in a process of its own) and the service (`humanpref serve`, one process) with so many clients at once, each sending
+--images JPEG images (one) again and again over a kept connection from this process. Prints images per second and their
+ratio; percentiles of how long an answer took; the processor time of an image in either process and its ratio, which
+other work on the machine disturbs less; and how the server's memory grew over `--requests` further requests. The
+clients share the machine with the server.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ print(done / (time.perf_counter() - began), (time.process_time() - used) / done)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--images", type=int, default=1, help="of each request")
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=20_000)
@@ -61,7 +62,7 @@ def main() -> None:
     extra = [word for name, value in own.items() for word in (f"--{name}", value)]
     with tempfile.TemporaryDirectory() as temporary:
         paths = draw(Path(temporary), options.size)
-        requests = [request(path) for path in paths]
+        requests = [request(paths[n:] + paths[:n], options.images) for n in range(len(paths))]
         run = [sys.executable, "-m", "humanpref.cli", "serve", "--model", options.model, *extra, "--port", "0"]
         server = subprocess.Popen(run, stderr=subprocess.PIPE, text=True)
         try:
@@ -78,8 +79,9 @@ def main() -> None:
                 rate, effort = map(float, alone.stdout.split())
                 before = gauge(url, "process_cpu_seconds_total")
                 times, span = uvloop.run(crowd(port, requests, options.clients, seconds=options.seconds))
-                used = (gauge(url, "process_cpu_seconds_total") - before) / len(times)
-                served = len(times) / span
+                images = options.images * len(times)
+                used = (gauge(url, "process_cpu_seconds_total") - before) / images
+                served = images / span
                 ratios.append(served / rate)
                 efforts.append(effort / used)
                 took += times
@@ -101,7 +103,7 @@ def main() -> None:
 
 def grow(url: str, port: int, folder: Path, clients: int, count: int) -> None:
     """Send many small requests and print what they did to the server's memory."""
-    small = [request(path) for path in draw(folder, 64)]
+    small = [request([path], 1) for path in draw(folder, 64)]
     uvloop.run(crowd(port, small, clients, count=2000))
     before = memory(url)
     times, span = uvloop.run(crowd(port, small, clients, count=count))
@@ -127,10 +129,10 @@ def draw(folder: Path, size: int) -> list[Path]:
     return found
 
 
-def request(path: Path) -> bytes:
+def request(paths: list[Path], count: int) -> bytes:
     """A whole HTTP request: making it anew each time would be work of the clients, on the server's cores."""
-    image = {"data": base64.b64encode(path.read_bytes()).decode(), "name": path.name}
-    body = json.dumps({"prompt": "a lighthouse", "images": [image]}).encode()
+    images = [{"data": base64.b64encode(path.read_bytes()).decode(), "name": path.name} for path in paths[:count]]
+    body = json.dumps({"prompt": "a lighthouse", "images": images}).encode()
     head = "POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 

@@ -7,13 +7,14 @@ import json
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tests.commands import run, run_anew
 from tests.generating import ROOT, environment
 from tests.toys import picture
 
@@ -82,8 +83,7 @@ def start(*words: object, **options: Any) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def command(*words: object, env: dict[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "humanpref.cli", *map(str, words)],
-        capture_output=True, text=True, check=False, env={**environment(), **(env or {})}, **options,
-    )  # fmt: skip
+def command(*words: object, preexec_fn: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
+    if preexec_fn is None:
+        return run(*words, env=environment())
+    return run_anew(*words, env=environment(), preexec_fn=preexec_fn)

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -214,23 +216,23 @@ def test_prompts_that_changed_since_the_images_were_generated(tmp_path: Path) ->
 
 
 def test_each_image_is_decoded_once_for_all_scorers(
-    images: Path, suite_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, suite_folder: Path, tmp_path: Path, load_tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from humanpref.scorers import together
+    import humanpref.images
 
-    opened: list[Path] = []
-    real = together.open_image
-    monkeypatch.setattr(together, "open_image", lambda path: opened.append(path) or real(path))
+    opened: list[str] = []
+    real = humanpref.images._decode
+    monkeypatch.setattr(humanpref.images, "_decode", lambda file, name, *a: opened.append(name) or real(file, name, *a))
     suite = load_suite(str(suite_folder))
-    scorers = [load_scorer("lite"), ByteScorer("byte 1"), ByteScorer("other 2", reads_prompt=False)]
+    scorers = [load_scorer("lite"), ByteScorer("byte 1"), ByteScorer("other 2", reads_prompt=False), load_tiny()]
     with ScoreCache() as cache:
         report = run_benchmark(collect(images, suite), suite, scorers, tmp_path / "out", cache=cache)
         assert len(opened) == len(set(opened)) == 10
-        assert report.computed == 30
-        assert all(len(scorer.scored) == 10 for scorer in scorers[1:])
+        assert report.computed == 40
+        assert all(len(scorer.scored) == 10 for scorer in scorers[1:3])
         (images / "A" / "anime" / "00000.jpg").write_bytes((images / "B" / "photo" / "00000.jpg").read_bytes())
         again = run_benchmark(collect(images, suite), suite, scorers, tmp_path / "out", cache=cache)
-    assert again.computed == 1  # of the scorer that reads the prompt: these bytes have not been seen with it
+    assert again.computed == 2  # of the scorers that read the prompt: these bytes have not been seen with it
     values = {r.generator + r.scorer.name: r for r in again.results}
     assert [i.score for i in values["Abyte"].images] == [
         pytest.approx(scorers[1].value(i.image, i.prompt)) for i in values["Abyte"].images

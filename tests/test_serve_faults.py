@@ -21,6 +21,7 @@ import pytest
 from humanpref.cli import main
 from humanpref.serve.config import ServeConfig
 from humanpref.serve.server import bind
+from tests.commands import run
 from tests.serving import Process, Served, body, png, process, serving
 from tests.test_serve import SlowScorer, error, slow
 
@@ -320,8 +321,7 @@ def test_a_body_that_waits_to_be_asked_for_is_refused_without_it() -> None:
 def test_a_port_that_is_taken_is_one_line() -> None:
     with bind("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
-        command = [sys.executable, "-m", "humanpref.cli", "serve", "--model", "lite", "--port", str(port)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        done = run("serve", "--model", "lite", "--port", port)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"humanpref: port {port} on 127.0.0.1 is taken; choose another (--port)\n"
 

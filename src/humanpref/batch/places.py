@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from humanpref.errors import DataError, MissingExtraError, reason_of
+from humanpref.errors import DataError, HumanprefError, MissingExtraError, reason_of
 
 _NO_FILE_ERRNOS = frozenset({errno.ENAMETOOLONG, errno.ELOOP})
 _DROPPED = frozenset(
@@ -62,13 +62,18 @@ def join(root: str, name: str) -> str:
 
 @contextmanager
 def failing_with_name(name: str, what: str = "cannot be read") -> Iterator[None]:
-    """Turn what a file system raises (almost anything, on remote ones) into a `DataError` that says where."""
+    """Turn what a file system raises (almost anything, on remote ones) into a `DataError` that says where.
+
+    Around calls of a file system alone: a mistake of ours would be taken for one of its errors.
+    """
     try:
         yield
-    except FileNotFoundError:
-        raise DataError(f"{name}: no such file") from None
-    except OSError as error:
-        raise DataError(f"{name}: {what} ({error.strerror or reason_of(error)})") from None
+    except HumanprefError:
+        raise
+    except Exception as error:
+        if isinstance(error, FileNotFoundError) and what == "cannot be read":
+            raise DataError(f"{name}: no such file") from None
+        raise DataError(f"{name}: {what} ({getattr(error, 'strerror', None) or reason_of(error)})") from None
 
 
 def is_passing(error: Exception) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from humanpref.batch.places import filesystem, is_local
+from humanpref.batch.places import failing_with_name, filesystem, is_local
 from humanpref.batch.records import BatchError
 from humanpref.batch.score import model_name
 from humanpref.batch.store import ABOUT, SUCCESS
@@ -128,13 +128,14 @@ def _write(
 def _check(scores: str, target: Path) -> bool:
     """See that a folder is of a batch run, and that `target` is not in it -> whether it is complete."""
     system, path = filesystem(scores)
-    if not system.exists(posixpath.join(path, ABOUT)):
-        raise BatchError(f"{scores}: holds no scores of humanpref batch (no {ABOUT})")
-    if not system.glob(posixpath.join(path, "*.parquet")):
-        raise BatchError(f"{scores}: holds no scores yet")
-    if is_local(system) and target.parent.resolve() == Path(path).resolve():  # it would be read back as scores
-        raise BatchError(f"{target}: lies in the folder of the scores; choose an OUT outside {scores}")
-    return bool(system.exists(posixpath.join(path, SUCCESS)))
+    with failing_with_name(scores):
+        if not system.exists(posixpath.join(path, ABOUT)):
+            raise BatchError(f"{scores}: holds no scores of humanpref batch (no {ABOUT})")
+        if not system.glob(posixpath.join(path, "*.parquet")):
+            raise BatchError(f"{scores}: holds no scores yet")
+        if is_local(system) and target.parent.resolve() == Path(path).resolve():  # it would be read back as scores
+            raise BatchError(f"{target}: lies in the folder of the scores; choose an OUT outside {scores}")
+        return bool(system.exists(posixpath.join(path, SUCCESS)))
 
 
 def _source(base: Any, scores: str) -> str:

@@ -6,9 +6,9 @@ import posixpath
 from collections.abc import Sequence
 from typing import Any
 
-from humanpref.batch.places import filesystem, is_local
+from humanpref.batch.places import failing_with_name, filesystem, is_local
 from humanpref.batch.records import Reading, Shard
-from humanpref.errors import DataError, reason_of
+from humanpref.errors import DataError
 from humanpref.images import SUFFIXES, natural
 
 KINDS = {
@@ -39,10 +39,8 @@ def find_shards(words: Sequence[str], reading: Reading) -> list[Shard]:
     """
     shards: list[Shard] = []
     for word in words:
-        try:
+        with failing_with_name(word):
             shards += _expand(word, reading)
-        except OSError as error:
-            raise DataError(f"{word}: cannot be read ({error.strerror or reason_of(error)})") from None
     if len(kinds := sorted({shard.kind for shard in shards})) > 1:
         raise DataError(
             f"the input is of several kinds ({', '.join(kinds)}); score each kind by itself, into its own OUT"

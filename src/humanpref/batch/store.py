@@ -9,15 +9,16 @@ from __future__ import annotations
 import errno
 import json
 import posixpath
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from humanpref.batch.parts import read_counts
 from humanpref.batch.places import failing_with_name, filesystem, is_local
 from humanpref.batch.records import BatchError, Counts, Shard
-from humanpref.errors import DataError, reason_of
+from humanpref.errors import DataError
 from humanpref.files import HeldError, hold, remove_parts, sync, whole
 
 ABOUT, SUCCESS, LOCK = "_batch.json", "_SUCCESS", ".lock"
@@ -38,16 +39,13 @@ class ScoreFolder:
         self._system, self._path = filesystem(out)
         self.is_local = is_local(self._system)
         self._lock: IO[bytes] | None = None
-        try:
+        with self._writing():
             self._check_is_ours()
-            self._system.makedirs(self._path, exist_ok=True)
+            if not self._protocols() & OBJECT_STORES:  # which have no folders; it would make a bucket
+                self._system.makedirs(self._path, exist_ok=True)
             if self.is_local:
                 self._lock = hold(Path(self._path) / LOCK)
                 remove_parts(Path(self._path))
-        except HeldError as error:
-            raise BatchError(f"{out}: another run is writing there ({error}); wait for it, or end it") from None
-        except OSError as error:
-            raise self._trouble(error) from None
 
     def __enter__(self) -> ScoreFolder:
         return self
@@ -107,7 +105,7 @@ class ScoreFolder:
     def put(self, name: str, content: bytes) -> None:
         """Put a file in place, whole or not at all. Raises `DataError` where that fails."""
         path = posixpath.join(self._path, name)
-        try:
+        with self._writing():
             if self.is_local:
                 with whole(Path(path)) as part:
                     part.write_bytes(content)
@@ -119,8 +117,6 @@ class ScoreFolder:
                 aside = posixpath.join(self._path, f".{name}.part")
                 self._system.pipe_file(aside, content)
                 self._system.mv(aside, path)
-        except OSError as error:
-            raise self._trouble(error) from None
 
     def unfinish(self) -> None:
         """Take the mark of a complete output away: more is going to be made."""
@@ -159,14 +155,16 @@ class ScoreFolder:
 
     def _read_about(self) -> dict[str, Any] | None:
         path = posixpath.join(self._path, ABOUT)
-        try:
+        with failing_with_name(f"{self.out}/{ABOUT}"):
             if not self._system.exists(path):
                 return None
-            about = json.loads(self._system.cat_file(path))
+            content = self._system.cat_file(path)
+        try:
+            about = json.loads(content)
             if about["version"] != VERSION:
                 raise BatchError(f"{self.out}: was made by another version of this program; choose another OUT")
             return {name: about[name] for name in ("version", "settings", "identities", "shards")}
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise DataError(f"{self.out}/{ABOUT}: is damaged; choose another OUT") from None
 
     def _write_about(self) -> None:
@@ -180,12 +178,22 @@ class ScoreFolder:
                     f"is now {_short(now.get(name))}; choose another OUT"
                 )
 
-    def _trouble(self, error: OSError) -> DataError:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-            return DataError(
-                f"{self.out}: the disk is full; what was scored is kept: make room and run the same command again"
-            )
-        return DataError(f"{self.out}: cannot be written ({error.strerror or reason_of(error)})")
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn what fails when files are written into a line."""
+        with failing_with_name(self.out, "cannot be written"):
+            try:
+                yield
+            except HeldError as error:
+                raise BatchError(
+                    f"{self.out}: another run is writing there ({error}); wait for it, or end it"
+                ) from None
+            except OSError as error:
+                if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+                    raise
+                raise DataError(
+                    f"{self.out}: the disk is full; what was scored is kept: make room and run the same command again"
+                ) from None
 
 
 def _short(value: Any) -> str:
