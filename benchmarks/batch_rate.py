@@ -76,7 +76,7 @@ def measure(name: str, options: dict[str, Any], args: argparse.Namespace, folder
     from humanpref.batch.run import batch
     from humanpref.batch.score import Model
     from humanpref.engines import Engine, cores
-    from humanpref.images import decode_image
+    from humanpref.images import EncodedImage
     from humanpref.scorers.base import map_ahead
 
     path, images = pictures(args.count, args.size, folder)
@@ -84,7 +84,7 @@ def measure(name: str, options: dict[str, Any], args: argparse.Namespace, folder
     scorer: Any = load_scorer(name, **options)
     size = scorer.batch_size
     torch.set_num_threads(args.threads)
-    decoded = {content: decode_image(content, "image") for content in dict.fromkeys(images)}
+    decoded = {content: EncodedImage(content, "image").picture for content in dict.fromkeys(images)}
     ready = {content: scorer.prepare(picture) for content, picture in decoded.items()}
 
     def model_only() -> None:
@@ -95,7 +95,7 @@ def measure(name: str, options: dict[str, Any], args: argparse.Namespace, folder
         score_all(inputs)
 
     def with_decoding() -> None:
-        prepare = lambda content: scorer.prepare(decode_image(content, "image"))  # noqa: E731
+        prepare = lambda content: scorer.prepare(EncodedImage(content, "image"))  # noqa: E731
         score_all(map_ahead(prepare, images, ahead=2 * size, threads=args.threads))
 
     def score_all(inputs: Any) -> None:
