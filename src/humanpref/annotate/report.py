@@ -104,20 +104,20 @@ def write_report(report: AnnotationReport, path: str | Path, *, names: bool = Fa
 
 
 def _html(report: AnnotationReport, names: bool) -> str:
-    from jinja2 import ChoiceLoader, DictLoader, Environment, PackageLoader, StrictUndefined
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
     from humanpref.annotate import report_plots as plots
 
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        # the look and the tables are those of the evaluation's report
+        loader=ChoiceLoader([PackageLoader("humanpref.annotate"), PackageLoader("humanpref.evaluation")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    theirs, _, _ = PackageLoader("humanpref.evaluation").get_source(environment, "evaluation.html.j2")
-    shared = {  # the look and the tables of the other reports, so that they are written once
-        "macros": theirs[theirs.index("{% macro") : theirs.index("<head>")],
-        "style": theirs[theirs.index("<style>") + 7 : theirs.index("</style>")],
-    }
-    environment.loader = ChoiceLoader([DictLoader(shared), PackageLoader("humanpref.annotate")])
     environment.filters["svg"] = lambda plot: Markup(plot.svg)  # noqa: S704 - matplotlib has escaped its text
     called = {one.number: f"{one.handle} ({one.name})" if names else one.handle for one in report.people}
     agreed, liked = [g.w for g in report.groups.values() if g.w is not None], report.sources.sources
