@@ -1,0 +1,210 @@
+"""The command `humanpref benchmark run`: score generators' images of a suite, or make them first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from humanpref.cli_options import (
+    DeviceOption,
+    PrecisionName,
+    PrecisionOption,
+    ReportFormat,
+    Resize,
+    ResizeOption,
+    common_options,
+    load,
+)
+from humanpref.cli_scorers import (
+    ArchByScorer,
+    ModelsOption,
+    NoCacheOption,
+    WeightsByScorer,
+    check_weights,
+    options_by_scorer,
+    score_cache,
+    split_words,
+)
+from humanpref.errors import DataError, HumanprefError
+from humanpref.terminal import progress, say
+
+if TYPE_CHECKING:
+    from humanpref.benchmark.collect import GeneratorImages
+    from humanpref.benchmark.run import RunReport
+    from humanpref.benchmark.suites import Suite
+    from humanpref.scorers import Scorer
+
+DEFAULT_OUT = Path("benchmark")
+SHOWN = 5
+"""How many missing or unreadable images are named; all of them are in the result file."""
+
+SuiteOption = Annotated[
+    str,
+    typer.Option(
+        metavar="hps-v2|drawbench|parti|shapes|FILE", help="The prompts: a suite, or a file or folder of them."
+    ),
+]
+PromptsOption = Annotated[
+    Path | None, typer.Option(help="Where the prompts of a named suite are, if they are not to be fetched.")
+]
+
+
+def run_command(
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="IMAGES...", help="Folders: STYLE/00000.jpg, several of those, or of humanpref generate."
+        ),
+    ] = None,
+    suite: SuiteOption = "hps-v2",
+    model: ModelsOption = None,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR|FILE", help="Where results go: a folder, or one file that ends in .json.")
+    ] = DEFAULT_OUT,
+    prompts: PromptsOption = None,
+    name: Annotated[str | None, typer.Option(help="What to call the generator (default: its folder's name).")] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option("--backend", "-b", metavar="KIND:WHAT", help="Generate the images first, as humanpref generate."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="With --backend: what the seeds of the images are derived from.")] = 0,
+    images_per_prompt: Annotated[int, typer.Option(help="With --backend: images of each prompt.", min=1)] = 1,
+    allow_incomplete: Annotated[
+        bool, typer.Option("--allow-incomplete", help="Exit with status 0 though images are missing or unreadable.")
+    ] = False,
+    weights: WeightsByScorer = None,
+    arch: ArchByScorer = None,
+    resize: ResizeOption = Resize.antialias,
+    precision: PrecisionOption = PrecisionName.auto,
+    device: DeviceOption = "auto",
+    no_cache: NoCacheOption = False,
+    format: Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")] = ReportFormat.table,
+) -> None:
+    """Score generators' images of a suite, each image once by all scorers. Stop it when you like: it goes on."""
+    from humanpref.benchmark.collect import collect
+    from humanpref.benchmark.run import run_benchmark
+    from humanpref.benchmark.suites import load_suite
+
+    paths, names = split_words(images or [], model, none_is_fine=True)
+    if not paths and not backend:
+        raise DataError("no images: name folders of them (STYLE/00000.jpg ...), or make them with --backend")
+    chosen = options_by_scorer(names, weights, arch, common_options(resize, precision, device))
+    if out.suffix == ".json" and backend:
+        raise DataError(f"{out}: with --backend, --out names a folder; the images go below it")
+    found_suite = load_suite(suite, prompts)
+    check_weights(chosen)
+    if backend:
+        paths.append(_generate(found_suite, backend, out / "images", seed, images_per_prompt))
+    generators = [own for path in paths for own in collect(path, found_suite, name)]
+    scorers = [load(one, options) for one, options in chosen.items()]
+    with (
+        score_cache(own_cache(out), no_cache) as cache,
+        progress("Scoring", sum(len(own.images) for own in generators), "images") as advance,
+    ):
+        report = run_benchmark(generators, found_suite, scorers, out, cache=cache, on_image=advance)
+        if cache.trouble:
+            say(cache.trouble)
+    say_notes(report, scorers)
+    print(_run_json(report, out) if format is ReportFormat.json else _run_table(report, out))
+    incomplete = [result for result in report.results if not result.complete]
+    if incomplete:
+        say_shortcomings(generators, found_suite, report)
+        if not allow_incomplete:
+            rows = len({result.generator for result in incomplete})
+            raise HumanprefError(
+                f"{rows} of {len(generators)} generators are incomplete; their results are kept, but tables refuse "
+                "them unless --allow-incomplete"
+            )
+
+
+def _generate(suite: Suite, backends: Sequence[str], folder: Path, seed: int, images_per_prompt: int) -> Path:
+    """Make the suite's images by backends, in a folder that a later run goes on with -> the folder."""
+    from humanpref.generate import generate, make_backend
+
+    report = generate(
+        suite.to_generate(),
+        [make_backend(spec, {}) for spec in backends],
+        folder,
+        seed=seed,
+        images_per_prompt=images_per_prompt,
+        track=lambda title, total: progress(title, total, unit="images"),
+        on_note=say,
+    )
+    say(f"{folder}: {report.made} images made, {report.already} were there, {report.failed} failed")
+    return folder
+
+
+def own_cache(out: Path) -> Path:
+    """Where the scores of a run alone are kept, with --no-cache."""
+    return (out.parent if out.suffix == ".json" else out) / f".{out.stem}.scores.sqlite"
+
+
+def say_notes(report: RunReport, scorers: Sequence[Scorer]) -> None:
+    """Say what scorers do not read."""
+    for scorer in scorers:
+        if not scorer.spec.reads_prompt:
+            say(f"{scorer.spec.name} does not read the prompt: it judges the pictures alone")
+        if cut := max(r.truncated_prompts for r in report.results if r.scorer.name == scorer.spec.name):
+            say(f"{scorer.spec.name} reads only the beginning of {cut} prompts")
+
+
+def say_shortcomings(generators: Sequence[GeneratorImages], suite: Suite, report: RunReport) -> None:
+    """Say which images are missing or cannot be read."""
+    for own in generators:
+        if own.missing:
+            stems = [suite.prompts[place].stem for place in own.missing]
+            say(f"{own.generator}: {len(stems)} images are missing: {listed(stems)}")
+        unreadable = {one.error: None for r in report.results if r.generator == own.generator for one in r.unreadable}
+        if unreadable:
+            say(f"{own.generator}: {len(unreadable)} images cannot be read: {listed(list(unreadable))}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few of many names, and how many more there are."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _run_table(report: RunReport, out: Path) -> str:
+    from humanpref.tables import add_row, make_table, render
+
+    title = (
+        f"{report.images:,} images, {report.computed:,} scores computed in {report.seconds:.1f} s; the models waited "
+        f"for images {100 * report.waiting_share:.0f} % of it"
+    )
+    table = make_table(title, ">generator", ">scorer", "mean", "images", ">not there")
+    for result in report.results:
+        mean = float(result.scores().mean()) if result.images else float("nan")
+        cells = (result.generator, result.scorer.label, f"{mean:.3f}", f"{len(result.images):,}")
+        add_row(table, *cells, result.shortcomings or "-")
+    return f"{render(table)}\n\nhumanpref benchmark table {out}"
+
+
+def _run_json(report: RunReport, out: Path) -> str:
+    from humanpref.benchmark.run import result_path
+    from humanpref.tables import to_json
+
+    rows: list[Mapping[str, object]] = [
+        {
+            "generator": r.generator,
+            "scorer": r.scorer.label,
+            "mean": float(r.scores().mean()) if r.images else None,
+            "images": len(r.images),
+            "missing": list(r.missing),
+            "unreadable": [one.error for one in r.unreadable],
+            "complete": r.complete,
+            "file": str(out if out.suffix == ".json" else result_path(out, r.generator, r.scorer)),
+        }
+        for r in report.results
+    ]
+    return to_json(
+        {
+            "results": rows,
+            "images": report.images,
+            "computed": report.computed,
+            "seconds": report.seconds,
+            "waiting_share": report.waiting_share,
+        }
+    )
