@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from humanpref import load_scorer
-from humanpref.errors import ImageError, ScoreError, UnknownNameError
+from humanpref.errors import ImageError, MissingExtraError, ScoreError, UnknownNameError
 from humanpref.images import EncodedImage
 from humanpref.preprocess import PREPROCESS, to_pixels
 from humanpref.scorers import device_decoding
@@ -172,3 +173,19 @@ def test_it_is_not_for_all() -> None:
         load_scorer("lite", decode="device")
     with pytest.raises(ScoreError, match="leave --compiled out"):
         load_scorer("imagereward", compiled=True)
+
+
+def test_a_device_that_cannot_decode_is_said_when_the_scorer_is_loaded(
+    load_tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torchcodec.decoders as library
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Failed to initialize nvjpeg with hardware backend: 3\nmore")
+
+    monkeypatch.setattr(library, "decode_jpeg", fails)
+    with pytest.raises(ScoreError, match=r"no JPEG file can be decoded on cpu \(Failed to .*: 3\); leave --decode out"):
+        load_tiny(decode="device")
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "humanpref\[gpu\]"'):
+        load_tiny(decode="device")
