@@ -338,6 +338,26 @@ def test_overlapped_begins_ahead_and_keeps_the_order() -> None:
     assert list(overlapped([], 3)) == []
 
 
+def test_overlapped_gives_nothing_in_place_of_what_failed() -> None:
+    def fail() -> int:
+        raise ValueError("waiting")
+
+    found = overlapped([lambda: 0, fail, lambda: 2, lambda: 3], 1)
+    assert next(found) == 0
+    with pytest.raises(ValueError, match="waiting"):
+        next(found)
+
+    def begun() -> Iterator[Callable[[], int]]:
+        yield lambda: 0
+        yield lambda: 1
+        raise ValueError("beginning")
+
+    found = overlapped(begun(), 1)
+    assert [next(found), next(found)] == [0, 1]
+    with pytest.raises(ValueError, match="beginning"):
+        next(found)
+
+
 def test_batches_in_flight_do_not_move_scores(load_tiny) -> None:
     scorer = load_tiny()
     images = [picture(seed=s) if s % 7 else Path("absent.png") for s in range(30)]

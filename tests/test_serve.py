@@ -517,6 +517,23 @@ def test_a_model_that_fails_on_one_image_scores_the_others(in_flight: int) -> No
         assert served.metric("images_total", model="slow", outcome="model_failed") == 2
 
 
+class Miscounting(SlowScorer):
+    """Says one score too few, now and then."""
+
+    def _score(self, batch: Any, prompts: Any) -> list[float | ImageError]:
+        return super()._score(batch, prompts)[: -1 if "miscount" in prompts else None]
+
+
+@pytest.mark.parametrize("in_flight", [0, 1])
+def test_a_model_that_miscounts_fails_alone_and_goes_on(in_flight: int) -> None:
+    with slow(Miscounting(in_flight=in_flight)) as served:
+        sent = {"images": [{"data": b64(png(0))}] * 3, "prompts": ["a", "miscount", "bb"]}
+        for _ in range(2):
+            rows = served.http.post("/v1/score", json=sent).json()["results"]
+            assert [row["error"] and row["error"]["code"] for row in rows] == [None, "model_failed", None]
+            assert rows[2]["score"] == pytest.approx(rows[0]["score"] + 1)
+
+
 class ClumsyScorer(SlowScorer):
     """Fails on white pictures, with no error of ours."""
 

@@ -64,7 +64,7 @@ def join(root: str, name: str) -> str:
 def failing_with_name(name: str, what: str = "cannot be read") -> Iterator[None]:
     """Turn what a file system raises (almost anything, on remote ones) into a `DataError` that says where.
 
-    Around calls of a file system alone: a mistake of ours would be taken for one of its errors.
+    Around calls of a file system and little else: a mistake of ours would be taken for one of its errors.
     """
     try:
         yield

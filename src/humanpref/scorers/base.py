@@ -287,20 +287,24 @@ Out = TypeVar("Out")
 def overlapped(begun: Iterable[Callable[[], Out]], in_flight: int) -> Iterator[Out]:
     """Wait for what was begun, in order, while up to `in_flight` more are begun. Taking one of `begun` begins it.
 
-    Where that raises, what was begun before is waited for and yielded first.
+    Where beginning raises, what was begun before is waited for and yielded first.
     """
     waiting: deque[Callable[[], Out]] = deque()
-    try:
-        for wait in begun:
-            waiting.append(wait)
-            if len(waiting) > in_flight:
-                yield waiting.popleft()()
-    except Exception:
-        while waiting:
+    rest, failed = iter(begun), None
+    while True:
+        try:
+            waiting.append(next(rest))
+        except StopIteration:
+            break
+        except Exception as error:
+            failed = error
+            break
+        if len(waiting) > in_flight:
             yield waiting.popleft()()
-        raise
     while waiting:
         yield waiting.popleft()()
+    if failed is not None:
+        raise failed
 
 
 def map_ahead(

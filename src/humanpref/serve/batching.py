@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 from humanpref.errors import ImageError, reason_of
@@ -130,19 +131,24 @@ class Batcher:
                 pass
             began = time.monotonic()
             if not scorer.in_flight:
-                self._settle(batch, await loop.run_in_executor(thread, _judge, scorer, batch), began)
-                turns.release()
+                await self._finish(partial(loop.run_in_executor, thread, _judge, scorer, batch), batch, began, turns)
                 continue
-            wait = await loop.run_in_executor(thread, _begin, scorer, batch)
-            job = asyncio.create_task(self._finish(loop.run_in_executor(waiter, wait), batch, began, turns))
+            try:
+                wait = await loop.run_in_executor(thread, _begin, scorer, batch)
+            except Exception as error:
+                wait = partial(_all_failed, scorer.spec.name, len(batch), error)
+            job = asyncio.create_task(self._finish(partial(loop.run_in_executor, waiter, wait), batch, began, turns))
             self._finishing.add(job)
             job.add_done_callback(self._finishing.discard)
 
     async def _finish(
-        self, outcomes: Awaitable[Outcomes], batch: list[_Waiting], began: float, turns: asyncio.Semaphore
+        self, work: Callable[[], Awaitable[Outcomes]], batch: list[_Waiting], began: float, turns: asyncio.Semaphore
     ) -> None:
+        """Wait for a batch's outcomes and hand them out; whatever goes wrong, nobody waits for ever."""
         try:
-            self._settle(batch, await outcomes, began)
+            self._settle(batch, await work(), began)
+        except Exception as error:
+            self._settle(batch, _all_failed("the model", len(batch), error), began)
         finally:
             turns.release()
 
@@ -188,10 +194,9 @@ def _begin(scorer: BatchScorer[Any], batch: Sequence[_Waiting]) -> Callable[[], 
 
     def wait() -> Outcomes:
         try:
-            found = scores()
+            return [_outcome(scorer.spec.name, score) for _, score in zip(batch, scores(), strict=True)]
         except Exception as error:
             return _singly(scorer, batch, error)
-        return [_outcome(scorer.spec.name, score) for score in found]
 
     return wait
 
@@ -202,8 +207,12 @@ def _singly(scorer: BatchScorer[Any], batch: Sequence[_Waiting], error: Exceptio
     if len(batch) > 1:
         logger.warning("%s failed on %d images, trying them singly", scorer.spec.name, len(batch), exc_info=error)
         return [outcome for one in batch for outcome in _judge(scorer, [one])]
-    logger.error("%s failed", scorer.spec.name, exc_info=error)
-    return [RequestError("model_failed", f"{scorer.spec.name} failed on this image ({reason_of(error)})")]
+    return _all_failed(scorer.spec.name, 1, error)
+
+
+def _all_failed(name: str, count: int, error: Exception) -> Outcomes:
+    logger.error("%s failed", name, exc_info=error)
+    return [RequestError("model_failed", f"{name} failed on this image ({reason_of(error)})") for _ in range(count)]
 
 
 def _outcome(name: str, score: float | ImageError) -> float | RequestError:

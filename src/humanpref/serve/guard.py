@@ -112,6 +112,8 @@ class Guard:
     def _check_head(self, exchange: _Exchange, scope: Scope) -> None:
         """Refuse by what is known before the body is."""
         path, headers = scope["path"], exchange.headers
+        if not path.isprintable():  # the router's patterns also fit what a line's end follows
+            raise RequestError("not_found", "there is no such path")
         if not path.startswith(PROTECTED):
             return
         if not self._keys.accept(headers.get("authorization")):

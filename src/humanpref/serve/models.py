@@ -140,7 +140,8 @@ class Engine:
             )
             model.batcher.start()
             # what is prepared takes memory: no more of it than keeps threads and replicas busy
-            ahead = self.config.workers + (len(model.replicas) + 2) * model.batcher.max_batch
+            batches = 2 + sum(1 + replica.in_flight for replica in model.replicas)
+            ahead = self.config.workers + batches * model.batcher.max_batch
             self._ahead[name] = asyncio.Semaphore(ahead)
 
     async def stop(self) -> None:

@@ -32,14 +32,16 @@ LEAST_DRAIN = 0.5
 
 LONGEST_HEAD = 64 * 1024
 """Most bytes of a request's line and headers, and most that come without the parser's making anything of them."""
-MOST_AHEAD = 64
-"""Most requests that are sent ahead on one connection, before the first one's answer."""
+MOST_AHEAD = 64 * 1024
+"""Most bytes that are thrown away of what is sent before the answer to the request before it."""
 
 
 class PatientProtocol(HttpToolsProtocol):
     """uvicorn's protocol with an end to its patience: a head must be there in time, also on a kept connection, and
-    answers must be read. Its parser, in C, has no limits: those of heads, and of requests sent ahead, are here.
+    answers must be read. Its parser, in C, has no limits of heads; they are here.
 
+    One request at a time: what is sent ahead of an answer is not read, and the connection is closed after that answer
+    (RFC 9112, 9.3.2: its sender asks again). So a connection holds one body, and one request that ends with it.
     Connections over the limit are answered 503 and closed; what is no HTTP is answered in our errors' shape.
     """
 
@@ -48,6 +50,8 @@ class PatientProtocol(HttpToolsProtocol):
     max_connections: ClassVar[int] = 1000
     _head: asyncio.TimerHandle | None = None
     _reader: asyncio.TimerHandle | None = None
+    _ahead: int | None = None
+    """Bytes that were sent ahead; None: none was."""
     _head_bytes = 0
     _unread = 0
     """Bytes since the parser has last told of something: it keeps a header until that is whole."""
@@ -63,6 +67,11 @@ class PatientProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take in bytes; the clock runs on while they make no whole head."""
+        if self._ahead is not None:
+            self._ahead += len(data)
+            if self._ahead > MOST_AHEAD:
+                self.transport.abort()
+            return
         self._unread += len(data)
         super().data_received(data)
         if self._unread > LONGEST_HEAD:
@@ -74,6 +83,8 @@ class PatientProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A head begins."""
+        if self._is_answering():
+            raise httptools.HttpParserError("it is sent ahead")
         self._head_bytes = self._unread = 0
         super().on_message_begin()
 
@@ -88,10 +99,19 @@ class PatientProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """A head is here."""
-        if len(self.pipeline) >= MOST_AHEAD:
-            raise httptools.HttpParserError("too many requests are sent ahead")
+        """A head is here. Refuse what proxies and this parser may see differently."""
+        named = [name for name, _ in self.headers]
+        codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
+        if self.parser.get_http_version() == "1.1" and b"host" not in named:
+            raise httptools.HttpParserError("no Host")
+        if codings not in ([], [b"chunked"]):
+            raise httptools.HttpParserError("a coding that is not read")
+        upgrades = self.parser.should_upgrade()
+        if upgrades and (codings or any(n == b"content-length" and v.strip(b"0 ") for n, v in self.headers)):
+            raise httptools.HttpParserError("another protocol is offered with a body, which the parser would not read")
         super().on_headers_complete()
+        if upgrades:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body; how much of it is taken in is for who reads it."""
@@ -125,11 +145,18 @@ class PatientProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP."""
+        """Answer what is no HTTP; behind a request that is being answered, close after its answer."""
         self._stop_waiting()
-        if not self.transport.is_closing():
+        if self._is_answering():
+            self._ahead = 0
+            self.cycle.keep_alive = False
+        elif not self.transport.is_closing():
             self.transport.write(_raw(RequestError("bad_request", msg.rstrip(".").lower())))
             self.transport.close()
+
+    def _is_answering(self) -> bool:
+        """Tell whether a whole request is here and its answer is not."""
+        return self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
 
     def _wait_for_head(self) -> None:
         self._head = self.loop.call_later(self.header_seconds, self._too_late)
