@@ -53,12 +53,12 @@ def same(one: list[float | ImageError], other: list[float | ImageError], toleran
     assert max(abs(a - b) for a, b in numbers) < tolerance
 
 
-def test_begin_does_not_wait(load_tiny) -> None:
+def test_begin_does_not_wait(load_tiny, files: list[Path]) -> None:
     """The next batch is queued while the GPU is busy, and scores are asked for when it is not."""
     for options in ({}, {"decode": "device"}):
         scorer = load_tiny(device="cuda", **options)
         assert scorer.in_flight == 1
-        batch = [scorer.prepare(picture(seed=seed)) for seed in range(scorer.batch_size)]
+        batch = [scorer.prepare(path) for path in files[: scorer.batch_size]]
         prompts = [f"prompt {n}" for n in range(len(batch))]
         expected = scorer.begin(batch, prompts)()  # memory is set aside
         prompts = [f"another {n}" for n in range(len(batch))]  # whose tokens travel, too
