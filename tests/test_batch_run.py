@@ -397,6 +397,7 @@ def undisturbed(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return path, scores(folder / "out")
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle(undisturbed: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
     path, expected = undisturbed
     out, told, killed = tmp_path / "out", [], []

@@ -135,7 +135,7 @@ def test_incomplete_rows_are_placed_on_common_prompts() -> None:
     assert {row.result.generator: row.rank.rank for row in board.rows} == {"full": 1, "lucky": 2}
 
 
-@pytest.mark.parametrize("columns", ["60", "200"])
+@pytest.mark.parametrize("columns", [pytest.param("60", marks=pytest.mark.slow), "200"])
 def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
     monkeypatch.setenv("COLUMNS", columns)  # numbers are whole however narrow the terminal is
     small = {"anime": 90, "photo": 90}

@@ -290,6 +290,7 @@ def test_no_network(hub_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [*hub_folder.iterdir()] == []
 
 
+@pytest.mark.slow  # a file of 96 MB
 def test_downloaded_once_and_checked(
     weights: Path, features: Features, pictures: list[Image.Image], hub_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

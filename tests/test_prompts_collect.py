@@ -269,6 +269,7 @@ def test_bad_input_is_one_line(tmp_path: Path, arguments: list[str], status: int
     assert [p.name for p in tmp_path.iterdir()] == ["u.txt"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     (tmp_path / "u.txt").write_text("".join(f"a picture of thing number {n}, 8k\n" for n in range(5_000)))
     (tmp_path / "few.txt").write_text("".join(f"a picture of thing number {n}, 8k\n" for n in range(500)))

@@ -167,7 +167,10 @@ def test_one_tensor_keeps_its_gradient_and_a_list_says_it_cannot(load_tiny) -> N
             scorer.score([picture()], prompts)
 
 
-@pytest.mark.parametrize("arch", ["ViT-S-32-alt", "RN50-quickgelu", "MobileCLIP2-S0"])
+@pytest.mark.parametrize(
+    "arch",
+    ["ViT-S-32-alt", *(pytest.param(arch, marks=pytest.mark.slow) for arch in ("RN50-quickgelu", "MobileCLIP2-S0"))],
+)
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_other_architectures_and_sizes(tmp_path: Path, arch: str, precision: str) -> None:
     import open_clip

@@ -481,7 +481,7 @@ main()
 """
 
 
-@pytest.mark.parametrize(("drain", "signals"), [("0.3", 1), ("60", 2)])
+@pytest.mark.parametrize(("drain", "signals"), [pytest.param("0.3", 1, marks=pytest.mark.slow), ("60", 2)])
 def test_a_busy_model_does_not_keep_the_process(drain: str, signals: int) -> None:
     options = ("--model", "lite", "--drain-seconds", drain)
     with process(*options, program=("-c", BUSY)) as started, ThreadPoolExecutor(1) as pool:
