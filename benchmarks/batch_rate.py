@@ -104,7 +104,7 @@ def measure(name: str, options: dict[str, Any], args: argparse.Namespace, folder
         for n, one in enumerate(inputs):
             chunk.append(one)
             if len(chunk) == size or n == len(images) - 1:
-                scorer.score_prepared(chunk, prompts[n + 1 - len(chunk) : n + 1])
+                scorer.begin(chunk, prompts[n + 1 - len(chunk) : n + 1])()
                 chunk = []
 
     def run_batch(out: Path, workers: int) -> Figure:

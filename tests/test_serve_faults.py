@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -46,8 +46,18 @@ def head(length: int, path: str = "/v1/score") -> bytes:
 def settled(served: Served) -> bool:
     """Nothing is held any more."""
     admission = served.service.admission
+    return soon(lambda: (admission.images, admission.bytes, admission.requests) == (0, 0, 0))
+
+
+def let_go(served: Served) -> bool:
+    """No image waits any more."""
+    return soon(lambda: served.service.admission.images == 0)
+
+
+def soon(holds: Callable[[], bool]) -> bool:
+    """Whether it holds within two seconds."""
     for _ in range(100):
-        if (admission.images, admission.bytes, admission.requests) == (0, 0, 0):
+        if holds():
             return True
         time.sleep(0.02)
     return False
@@ -293,11 +303,7 @@ def test_a_flood_that_is_sent_ahead_ends_the_connection_and_its_request() -> Non
         with pytest.raises(OSError, match=r"reset|Broken"):
             for _ in range(1000):
                 connection.sendall((HEAD + b"\r\n") * 1000)
-        for _ in range(100):
-            if not served.service.admission.images:
-                break
-            time.sleep(0.02)
-        assert served.service.admission.images == 0
+        assert let_go(served)
         scorer.go.set()
         assert settled(served)
         assert len(scorer.batches) <= 3
@@ -313,11 +319,7 @@ def test_who_goes_away_is_noticed_whatever_was_sent_ahead(ahead: bytes) -> None:
             connection.sendall(head(len(content)) + content + ahead)
             while served.service.admission.images < 16:
                 time.sleep(0.01)
-        for _ in range(100):
-            if not served.service.admission.images:
-                break
-            time.sleep(0.02)
-        assert served.service.admission.images == 0
+        assert let_go(served)
         scorer.go.set()
         assert settled(served)
         assert len(scorer.batches) <= 3

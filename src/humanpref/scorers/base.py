@@ -221,14 +221,10 @@ class BatchScorer(ABC, Generic[Prepared]):
 
     def _begin_good(self, chunk: Sequence[tuple[Prepared | ImageError, str]]) -> Scores:
         """Begin to score the images that could be read; the others' errors stay in their places."""
+        errors = {n: image for n, (image, _) in enumerate(chunk) if isinstance(image, ImageError)}
         good = [(image, text) for image, text in chunk if not isinstance(image, ImageError)]
         scores: Scores = self.begin([g[0] for g in good], [g[1] for g in good]) if good else list
-
-        def wait() -> list[float | ImageError]:
-            found = iter(scores())
-            return [image if isinstance(image, ImageError) else next(found) for image, _ in chunk]
-
-        return wait
+        return lambda: merge(scores(), errors)
 
     def prepare(self, image: ImageSource | Tensor) -> Prepared | ImageError:
         """Open one image and make the scorer's input of it, or say why not; may be called from several threads."""
@@ -237,9 +233,11 @@ class BatchScorer(ABC, Generic[Prepared]):
         except ImageError as error:
             return error
 
-    def score_prepared(self, batch: Sequence[Prepared], prompts: Sequence[str]) -> list[float | ImageError]:
-        """Begin, and wait for the scores."""
-        return self.begin(batch, prompts)()
+
+def merge(scores: Sequence[float | ImageError], errors: Mapping[int, ImageError]) -> list[float | ImageError]:
+    """Put scores in order around the places that have an error."""
+    found = iter(scores)
+    return [errors[n] if n in errors else next(found) for n in range(len(scores) + len(errors))]
 
 
 def collect(outcomes: Iterable[float | ImageError]) -> Tensor:

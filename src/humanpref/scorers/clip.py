@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from humanpref.errors import ImageError, UnknownNameError, WeightsError
 from humanpref.scorers import keys
 from humanpref.scorers import weights as weight_files
 from humanpref.scorers.attention import use_fused_self_attention
-from humanpref.scorers.base import LoadOptions, ScorerSpec
+from humanpref.scorers.base import LoadOptions, ScorerSpec, merge
 from humanpref.scorers.compiled import Encode, compile_for_batches
 from humanpref.scorers.devices import bring_back, resolve_device, to_device
 from humanpref.scorers.network import (
@@ -32,12 +32,8 @@ from humanpref.scorers.network import (
     convert_matrices,
     convert_rest,
     fp32_keys,
-    merge,
     resolve_precision,
 )
-
-if TYPE_CHECKING:
-    pass
 
 Tokenizer: TypeAlias = Callable[[list[str]], Tensor]
 
@@ -79,6 +75,10 @@ class ClipScorer(NetworkScorer):
             tokenizer.clean_fn = transformers_clean  # type: ignore[attr-defined]  # SimpleTokenizer's own attribute
         origin = weight_files.Origin(architecture_name(name), (checksum,))
         return cls(spec, model, tokenizer, Setup(options.resize, resolved, place, options.decode, origin))
+
+    def _settings(self) -> dict[str, str]:
+        compiled = {} if self._compiled is None else {"compiled": torch.__version__}
+        return {**super()._settings(), **compiled}
 
     @property
     def logit_scale(self) -> float | None:
@@ -148,7 +148,7 @@ class ClipScorer(NetworkScorer):
         inputs, errors = self.collate(batch)
         good = [prompt for n, prompt in enumerate(prompts) if n not in errors]
         if not good:
-            return lambda: ([errors[n] for n in range(len(batch))], torch.empty(0, self.embedding_width))
+            return lambda: (merge((), errors), torch.empty(0, self.embedding_width))
         with torch.no_grad(), self._own_precision():
             vectors = self.embed_pixels(inputs)
             scores, copied = bring_back(self._judge_vectors(vectors, good)), bring_back(vectors)
@@ -162,7 +162,6 @@ class ClipScorer(NetworkScorer):
         shape = (self.batch_size, 3, self._preprocess.size, self._preprocess.size)
         with torch.no_grad(), self._image_precision():
             self._compiled = compile_for_batches(self.model.encode_image, shape, self.device)  # type: ignore[arg-type]
-        self.compiled = True
 
     def _judge(self, inputs: Tensor, prompts: Sequence[str]) -> Tensor:
         return self._judge_vectors(self.embed_pixels(inputs), prompts)

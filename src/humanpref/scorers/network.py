@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
@@ -16,7 +16,7 @@ from humanpref.errors import ImageError, ScoreError
 from humanpref.images import EncodedImage, ImageSource, open_image, read_image
 from humanpref.preprocess import PREPROCESS, Resize, check_pixels, prepare_picture, preprocess
 from humanpref.scorers import weights as weight_files
-from humanpref.scorers.base import BatchScorer, ScorerSpec, Scores
+from humanpref.scorers.base import BatchScorer, ScorerSpec, Scores, merge
 from humanpref.scorers.device_decoding import decode_on_device, is_ordinary
 from humanpref.scorers.devices import bring_back, stack_on_device
 
@@ -51,7 +51,6 @@ class NetworkScorer(BatchScorer[NetworkInput]):
         self.resize, self.decode = setup.resize, setup.decode
         self.precision, self.device = setup.precision, setup.device
         self._origin = setup.origin
-        self.compiled = False
         self.batch_size, self.in_flight = (8, 0) if self.device.type == "cpu" else (64, 1)
         self._preprocess = replace(PREPROCESS[spec.preprocess], size=image_size)
 
@@ -66,7 +65,6 @@ class NetworkScorer(BatchScorer[NetworkInput]):
             "precision": self.precision,
             "device": self.device.type,
             **({"decode": self.decode} if self.decode != "exact" else {}),
-            **({"compiled": torch.__version__} if self.compiled else {}),
         }
 
     @abstractmethod
@@ -89,7 +87,7 @@ class NetworkScorer(BatchScorer[NetworkInput]):
         inputs, errors = self.collate(batch)
         good = [prompt for n, prompt in enumerate(prompts) if n not in errors]
         if not good:
-            return lambda: [errors[n] for n in range(len(batch))]
+            return lambda: merge((), errors)
         with torch.no_grad(), self._own_precision():
             scores = bring_back(self._judge(inputs, good))
         return lambda: merge(scores().tolist(), errors)
@@ -118,12 +116,6 @@ class NetworkScorer(BatchScorer[NetworkInput]):
     def _image_precision(self) -> AbstractContextManager[object]:
         """The number format of what gradients flow through: in fp32 the caller's autocast, if any, applies."""
         return nullcontext() if self.precision == "fp32" else self._own_precision()
-
-
-def merge(scores: Sequence[float], errors: Mapping[int, ImageError]) -> list[float | ImageError]:
-    """Put scores in order around the places that have an error."""
-    found = iter(scores)
-    return [errors[n] if n in errors else next(found) for n in range(len(scores) + len(errors))]
 
 
 def resolve_precision(precision: str, device: torch.device, checkpoint_bytes: int) -> str:
