@@ -88,7 +88,7 @@ def test_decoding_on_the_device_is_said_and_kept_apart(tmp_path: Path, tiny_chec
         else:
             assert row["score_hps_v2_1"] == pytest.approx(other["score_hps_v2_1"], abs=1e-6)
             np.testing.assert_allclose(row["embedding_hps_v2_1"], other["embedding_hps_v2_1"], rtol=0, atol=1e-5)
-    with pytest.raises(BatchError, match="decode"):
+    with pytest.raises(BatchError, match=r'another run: decode of hps-v2\.1 was "device", is now "exact"; choose'):
         batch(*words, [exact, Model("lite")], part_rows=5, embeddings="float32")
     done = command("batch", *words[0], str(tmp_path / "again"), *TINY, "--decode", "device", "--format", "json")
     assert json.loads(done.stdout)["errors"] == {"unreadable-image": 1}
@@ -278,6 +278,27 @@ def test_two_parts_of_one_name_are_refused(images: Path, tmp_path: Path) -> None
             list(run.tasks())
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"settings": []},
+        {"settings": {}},
+        {"settings": {"models": ["lite"]}},
+        {"identities": "lite"},
+        {"identities": [1]},
+        {"shards": ["a.jsonl"]},
+        {"shards": {"a.jsonl": "12"}},
+    ],
+)
+def test_a_damaged_note_of_a_run_is_said(images: Path, tmp_path: Path, damage: dict[str, object]) -> None:
+    data = str(jsonl(tmp_path / "a.jsonl", [{"image": str(images / "0.jpg"), "prompt": "p"}]))
+    batch([data], str(tmp_path / "out"), LITE)
+    about = tmp_path / "out" / "_batch.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | damage))
+    with pytest.raises(DataError, match=r"out/_batch\.json: is damaged; choose another OUT"):
+        batch([data], str(tmp_path / "out"), LITE)
+
+
 def test_an_output_of_another_run_is_refused(images: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
     out = str(tmp_path / "out")
     data = [str(jsonl(tmp_path / f"{n}.jsonl", [{"image": str(images / "0.jpg"), "prompt": "p"}])) for n in range(3)]
@@ -286,7 +307,7 @@ def test_an_output_of_another_run_is_refused(images: Path, tmp_path: Path, tiny_
         batch(data[:2], out, LITE, part_rows=3)
     with pytest.raises(BatchError, match='holds another run: prompt was null, is now "x"'):
         batch(data[:2], out, LITE, reading=Reading(prompt="x"))
-    with pytest.raises(BatchError, match=r"holds another run: models was \[.*lite.*is now \[.*hps"):
+    with pytest.raises(BatchError, match=r'holds another run: models was \["lite"\], is now \["hps-v2\.1"\]; choose'):
         batch(data[:2], out, [tiny(tiny_checkpoint)])
     with pytest.raises(BatchError, match=r"was made with the shard .*1\.jsonl, too"):
         batch(data[:1], out, LITE)

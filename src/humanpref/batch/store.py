@@ -163,7 +163,9 @@ class ScoreFolder:
             about = json.loads(content)
             if about["version"] != VERSION:
                 raise BatchError(f"{self.out}: was made by another version of this program; choose another OUT")
-            return {name: about[name] for name in ("version", "settings", "identities", "shards")}
+            kept = {name: about[name] for name in ("version", "settings", "identities", "shards")}
+            _check_kinds(kept)
+            return kept
         except (ValueError, KeyError, TypeError, RecursionError):
             raise DataError(f"{self.out}/{ABOUT}: is damaged; choose another OUT") from None
 
@@ -173,9 +175,9 @@ class ScoreFolder:
     def _compare(self, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         for name in dict.fromkeys((*was, *now)):
             if was.get(name) != now.get(name):
+                what, old, new = _innermost(name.replace("_", " "), was.get(name), now.get(name))
                 raise BatchError(
-                    f"{self.out}: holds another run: {name.replace('_', ' ')} was {_short(was.get(name))}, "
-                    f"is now {_short(now.get(name))}; choose another OUT"
+                    f"{self.out}: holds another run: {what} was {_short(old)}, is now {_short(new)}; choose another OUT"
                 )
 
     @contextmanager
@@ -194,6 +196,29 @@ class ScoreFolder:
                 raise DataError(
                     f"{self.out}: the disk is full; what was scored is kept: make room and run the same command again"
                 ) from None
+
+
+def _check_kinds(about: Mapping[str, Any]) -> None:
+    """Raise `TypeError` where the file does not hold what `agree` wrote."""
+    settings, identities, shards = about["settings"], about["identities"], about["shards"]
+    strings = identities is None or (isinstance(identities, list) and all(isinstance(x, str) for x in identities))
+    sizes = isinstance(shards, dict) and all(isinstance(size, int) for size in shards.values())
+    if not (isinstance(settings, dict) and strings and sizes):
+        raise TypeError("of another kind")
+    if not all(isinstance(model, dict) for model in settings["models"]):
+        raise TypeError("of another kind")
+
+
+def _innermost(name: str, was: Any, now: Any) -> tuple[str, Any, Any]:
+    """Where two settings of a name differ: of models called the same, the option (`decode of hps-v2.1`)."""
+    if name == "models" and isinstance(was, list):
+        old, new = ([model.get("name") for model in models] for models in (was, now))
+        if old != new:
+            return name, old, new
+        before, after = next(pair for pair in zip(was, now, strict=True) if pair[0] != pair[1])
+        option = next(key for key in dict.fromkeys((*before, *after)) if before.get(key) != after.get(key))
+        return f"{option} of {after['name']}", before.get(option), after.get(option)
+    return name, was, now
 
 
 def _short(value: Any) -> str:
