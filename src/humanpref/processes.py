@@ -15,9 +15,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from humanpref.engines import MAX_LOSSES, EngineError, MakeWorker
-from humanpref.errors import HumanprefError, reason_of
-from humanpref.memory import keep_freed_memory
+from humanpref.engines import MAX_LOSSES, EngineError, Holder, MakeWorker
 
 _END = object()
 
@@ -117,19 +115,8 @@ def _how(exitcode: int | None) -> str:
 def _serve(connection: Connection, environment: dict[str, str]) -> None:
     """What a process does: take the way to make a worker, make it, answer batches until nobody asks any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; ours ends us
-    keep_freed_memory()
     os.environ.update(environment)  # before numpy and torch are imported, which the worker does
     with suppress(EOFError, OSError):  # the other side is gone
-        make_worker = connection.recv()
-        worker: Any = None
+        holder = Holder(connection.recv())
         while True:
-            batch = connection.recv()
-            try:
-                if worker is None:
-                    worker = make_worker()
-                answer: tuple[str, Any] = "", list(worker(batch))
-            except HumanprefError as error:
-                answer = str(error), None
-            except Exception as error:  # a fault of the worker's code; this process has more batches to come
-                answer = f"a worker failed: {reason_of(error, 300)}", None
-            connection.send(answer)
+            connection.send(holder.run(connection.recv()))
