@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import cast
 
 import httpx
 import numpy as np
@@ -151,34 +152,79 @@ def address(server: subprocess.Popen[str]) -> str:
     raise SystemExit("the server did not start")
 
 
+class Client(asyncio.Protocol):
+    """Sends a request whenever the answer to the one before is there. No streams: its work is on the server's cores."""
+
+    def __init__(self, crowd: Crowd, number: int) -> None:
+        self.crowd, self.number = crowd, number
+        self.answer, self.length, self.began, self.waits = bytearray(), 0, 0.0, False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(2**24)
+        self.ask()
+
+    def ask(self) -> None:
+        if not self.crowd.go_on():
+            self.transport.close()
+            return
+        self.answer.clear()
+        self.length, self.began, self.waits = 0, time.perf_counter(), True
+        self.transport.write(self.crowd.requests[self.number % len(self.crowd.requests)])
+        self.number += 1
+
+    def data_received(self, data: bytes) -> None:
+        self.answer += data
+        if not self.length and (end := self.answer.find(b"\r\n\r\n")) >= 0:
+            found = re.search(rb"content-length: (\d+)", self.answer, re.IGNORECASE)
+            assert found is not None
+            self.length = end + 4 + int(found[1])
+        if not self.length or len(self.answer) < self.length:
+            return
+        if not self.answer.startswith(b"HTTP/1.1 200") or b'"error":null' not in self.answer:
+            self.crowd.failed = f"{bytes(self.answer)!r}"
+        self.crowd.times.append(time.perf_counter() - self.began)
+        self.waits = False
+        self.ask()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.waits:
+            self.crowd.failed = self.crowd.failed or f"the connection was lost ({error})"
+        self.crowd.leave()
+
+
+class Crowd:
+    """Many clients at once, until the time is over or so many requests are sent."""
+
+    def __init__(self, requests: list[bytes], clients: int, seconds: float, count: int) -> None:
+        self.requests, self.left, self.clients = requests, count, clients
+        self.times: list[float] = []
+        self.failed = ""
+        self.end = time.perf_counter() + seconds
+        self.done = asyncio.Event()
+
+    def go_on(self) -> bool:
+        self.left -= 1
+        return not self.failed and self.left >= 0 and time.perf_counter() < self.end
+
+    def leave(self) -> None:
+        self.clients -= 1
+        if not self.clients:
+            self.done.set()
+
+
 async def crowd(
     port: int, requests: list[bytes], clients: int, *, seconds: float = 1e9, count: int = 10**9
 ) -> tuple[list[float], float]:
     """Send requests until the time is over or so many are sent -> how long each took, and all until the last answer."""
-    times: list[float] = []
-    start = time.perf_counter()
-    end = start + seconds
-    left = count
-
-    async def one(number: int) -> None:
-        nonlocal left
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        while time.perf_counter() < end and left > 0:
-            left -= 1
-            began = time.perf_counter()
-            writer.write(requests[number % len(requests)])
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
-            assert length is not None
-            answer = await reader.readexactly(int(length[1]))
-            if not head.startswith(b"HTTP/1.1 200") or b'"error":null' not in answer:
-                raise SystemExit(f"{head!r} {answer!r}")
-            times.append(time.perf_counter() - began)
-            number += 1
-        writer.close()
-
-    await asyncio.gather(*map(one, range(clients)))
-    return times, time.perf_counter() - start
+    start, many = time.perf_counter(), Crowd(requests, clients, seconds, count)
+    loop = asyncio.get_running_loop()
+    for number in range(clients):
+        await loop.create_connection(lambda number=number: Client(many, number), "127.0.0.1", port)
+    await many.done.wait()
+    if many.failed:
+        raise SystemExit(many.failed)
+    return many.times, time.perf_counter() - start
 
 
 def memory(url: str) -> float:
