@@ -650,6 +650,7 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         {"max_wait_ms": -1.0},
         {"max_images": 0},
         {"max_images": 10_001, "max_queue": 10_001},
+        {"max_pixels": 89_478_486},
         {"body_seconds": math.nan},
     ):
         with pytest.raises(ServeError):

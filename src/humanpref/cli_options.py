@@ -81,10 +81,10 @@ ResizeOption = Annotated[
 PrecisionOption = Annotated[PrecisionName, typer.Option(help="Number format of the matrix products.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 DecodeOption = Annotated[
-    DecodeName, typer.Option(help="device: JPEG files where the model is (nvJPEG); faster, and scores move a little.")
+    DecodeName, typer.Option(help="device: JPEG files where the model is (nvJPEG on a GPU); scores move a little.")
 ]
 CompiledOption = Annotated[
-    bool, typer.Option("--compiled", help="Make the image tower faster by torch.compile, which can take minutes first.")
+    bool, typer.Option("--compiled", help="Compile the image tower by torch.compile, which can take minutes first.")
 ]
 PromptsArgument = Annotated[
     Path, typer.Argument(help="JSON Lines, JSON list, Parquet, or text with one prompt a line.")

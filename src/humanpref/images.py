@@ -217,7 +217,7 @@ def _decode(file: object, name: str, max_pixels: int = MAX_PIXELS) -> Image.Imag
         with Image.open(file, formats=_decoders()) as image:  # type: ignore[arg-type]  # any binary file
             _check_size(image.size, name, max_pixels)
             image.load()
-            return _to_rgb(image, name)
+            return _to_rgb(image)
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not an image, or of a kind that cannot be read") from None
     except Image.DecompressionBombError:
@@ -244,7 +244,7 @@ def _from_memory(image: Image.Image) -> Image.Image:
         with _memory_lock:
             _check_size(image.size, "image in memory")
             image.load()
-        return _to_rgb(image, "image in memory")
+        return _to_rgb(image)
     except ImageError:
         raise
     except Exception as error:  # as for files
@@ -259,8 +259,7 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int = MAX_PIXELS) 
         raise ImageError(f"{name}: {width}x{height} is over {max_pixels:,} pixels; shrink the image first")
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    _check_size(image.size, name)
+def _to_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         image = _to_8_bit(image)

@@ -226,8 +226,8 @@ def load_scorer(
         networks where the CPU multiplies bf16 in hardware, else fp32 (docs/precision.md).
     device: "cpu", "cuda", "cuda:1" ..., or "auto": CUDA where there is one.
     decode: "exact", as the scorer's authors do, or "device": JPEG files are decoded and resized on the scorer's device
-        (nvJPEG on CUDA), which is faster and moves scores a little (docs/scale.md); needs the extra `gpu`.
-    compiled: make the image tower faster by torch.compile, which can take minutes when it is loaded; for many images.
+        (nvJPEG on CUDA), which moves scores a little (docs/scale.md); needs the extra `gpu`.
+    compiled: compile the image tower by torch.compile, which can take minutes when it is loaded; for many images.
     `lite` and `shapes-truth` have none of the last six to choose, `imagereward` no arch and nothing to compile.
 
     Raises `UnknownNameError`, `ScoreError` for an option that is not the scorer's to choose, `DownloadError` (weights

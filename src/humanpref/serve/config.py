@@ -23,6 +23,7 @@ class ServeConfig:
     max_queue: images taken in and not yet scored, of all requests; more are refused with 429.
     max_pending_bytes: of all bodies held at a time; more are refused with 503.
     max_body_bytes, max_images: of one request; max_image_bytes, max_pixels: of one image.
+    max_connections: open at a time; one more is answered 503. keep_alive_seconds: one without a request stays open.
     threads: that decode and prepare; 0: as many as there are cores, at most 8.
     header_seconds, body_seconds: to send all of them; idle_seconds: longest silence within a body, and longest time
         in which a reader takes nothing of an answer.
@@ -61,6 +62,10 @@ class ServeConfig:
                 raise ServeError(f"{field.name} must be {least} 0, got {value}")
         if self.max_images > MOST_IMAGES:
             raise ServeError(f"max_images must be at most {MOST_IMAGES:,}, got {self.max_images:,}")
+        from humanpref.images import MAX_PIXELS
+
+        if self.max_pixels > MAX_PIXELS:
+            raise ServeError(f"max_pixels must be at most {MAX_PIXELS:,}, as everywhere, got {self.max_pixels:,}")
         if self.max_queue < self.max_images:
             raise ServeError(
                 f"max_queue ({self.max_queue}) must be at least max_images ({self.max_images}), "
