@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pa = pytest.importorskip("pyarrow")
-pytest.importorskip("duckdb")
+duckdb = pytest.importorskip("duckdb")
 
 import pyarrow.parquet as pq  # noqa: E402
 
@@ -122,6 +123,17 @@ def test_refused(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="ends in .parquet, .jsonl, .csv"):
         select(str(tmp_path / "s"), str(tmp_path / "x.txt"), top=1)
     assert select(str(tmp_path / "two"), out, top=1, model="hps-v2.1").column == "score_hps_v2_1"
+    with pytest.raises(BatchError, match="x.parquet: exists; name another file, or replace it"):
+        select(str(tmp_path / "s"), out, top=1)
+    assert select(str(tmp_path / "s"), out, top=1, overwrite=True).column == "score_lite"
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(BatchError, match=r"folder\.csv: is a folder; OUT names a file"):
+        select(str(tmp_path / "s"), str(tmp_path / "folder.csv"), top=1, overwrite=True)
+    for bad in ({"top": 0}, {"min_score": nan}, {"min_score": inf}, {"quantile": nan}, {"quantile": 1.5}):
+        with pytest.raises(BatchError, match="must be"):
+            select(str(tmp_path / "s"), str(tmp_path / "y.csv"), **bad)
+    with pytest.raises(BatchError, match="--memory-mib must be at least 256, got 255"):
+        select(str(tmp_path / "s"), str(tmp_path / "y.csv"), top=1, memory_mib=255)
     next((tmp_path / "s").glob("*.parquet")).write_bytes(b"PAR1 damaged PAR1")
     with pytest.raises(HumanprefError, match="cannot be selected from"):
         select(str(tmp_path / "s"), str(tmp_path / "y.parquet"), top=1)
@@ -138,6 +150,31 @@ def test_never_into_the_folder_of_the_scores(tmp_path: Path) -> None:
     assert select(str(tmp_path / "s"), str(tmp_path / "x.parquet"), top=1).rows == 1
 
 
+@pytest.mark.parametrize("name", ["prompt=zzz/s", "shard=7/row=3/s", "model=hps/s", "run[1]*?/s"])
+def test_names_of_folders_are_names(tmp_path: Path, name: str) -> None:
+    scored(tmp_path / name, [("a", 1.0), ("b", 2.0)])
+    scored(tmp_path / "run1xx/s", [("not", 9.0)])
+    assert select(str(tmp_path / name), str(tmp_path / "x.jsonl"), top=1, per="shard").kept == 1
+    row = json.loads((tmp_path / "x.jsonl").read_text())
+    assert (row["shard"], row["row"], row["prompt"], row["score_lite"]) == ("in.parquet", 1, "b", 2.0)
+    assert "model" not in row
+
+
+@pytest.mark.slow
+def test_a_small_memory_does(tmp_path: Path) -> None:
+    scored(tmp_path / "s", [("a", 1.0)])
+    for part in (tmp_path / "s").glob("*.parquet"):
+        part.unlink()
+    base = duckdb.connect()
+    base.execute(
+        "COPY (SELECT 's' AS shard, i AS \"row\", 'prompt ' || (i // 4) || repeat(' word', 20) AS prompt, "
+        f"hash(i) / 1e19 AS score_lite FROM range(1000000) t(i)) TO '{tmp_path / 's' / 'a.parquet'}' (FORMAT parquet)"
+    )
+    for number, options in enumerate(({"top": 1, "per": "prompt"}, {"top": 100}, {"quantile": 0.5})):
+        report = select(str(tmp_path / "s"), str(tmp_path / f"{number}.parquet"), memory_mib=256, **options)
+        assert report.kept == (250_000, 100, 500_000)[number]
+
+
 def test_scores_far_away(tmp_path: Path) -> None:
     import fsspec
 
@@ -147,6 +184,13 @@ def test_scores_far_away(tmp_path: Path) -> None:
     memory.put(str(tmp_path / "s"), "/far/s", recursive=True)
     assert select("memory://far/s", str(tmp_path / "x.jsonl"), top=1).kept == 1
     assert json.loads((tmp_path / "x.jsonl").read_text())["score_lite"] == 2.0
+    assert select("memory://far/s", "memory://far/best.csv", min_score=1.5).kept == 1
+    (row,) = csv.DictReader(memory.cat_file("/far/best.csv").decode().splitlines())
+    assert (row["prompt"], row["score_lite"]) == ("b", "2.0")
+    with pytest.raises(BatchError, match="memory://far/best.csv: exists"):
+        select("memory://far/s", "memory://far/best.csv", min_score=1.5)
+    with pytest.raises(BatchError, match="lies in the folder of the scores"):
+        select("memory://far/s", "memory://far/s/best.csv", min_score=1.5)
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -155,7 +199,10 @@ def test_the_command(tmp_path: Path) -> None:
     report = json.loads(done.stdout)
     assert (report["rows"], report["kept"], done.returncode) == (3, 2, 0)
     (tmp_path / "s" / "_SUCCESS").unlink()
-    done = command("select", tmp_path / "s", tmp_path / "x.jsonl", "--quantile", 0.5)
+    one_line(
+        command("select", tmp_path / "s", tmp_path / "x.jsonl", "--quantile", 0.5), "x.jsonl: exists; name another"
+    )
+    done = command("select", tmp_path / "s", tmp_path / "x.jsonl", "--quantile", 0.5, "--overwrite")
     assert "is not complete" in done.stderr
     assert done.stdout.strip().splitlines()[-1].split()[:4] == ["3", "3", "2", "2.0000"]
     one_line(command("select", tmp_path / "s", tmp_path / "x.jsonl"), "nothing to select by")

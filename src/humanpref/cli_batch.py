@@ -135,7 +135,7 @@ def batch_command(
 
 def select_command(
     scores: Annotated[str, typer.Argument(metavar="SCORES", help="The folder that `humanpref batch` filled.")],
-    out: Annotated[str, typer.Argument(metavar="OUT", help="A .parquet, .jsonl or .csv file.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="A .parquet, .jsonl or .csv file; also s3://...")],
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="By whose scores (needed where there are several).")
     ] = None,
@@ -146,15 +146,17 @@ def select_command(
         float | None,
         typer.Option(help="Keep rows at or above this quantile of all scores: 0.9, the best tenth.", min=0, max=1),
     ] = None,
-    memory_mib: Annotated[int, typer.Option(help="Memory to use; what does not fit goes to the disk.", min=64)] = 1024,
+    memory_mib: Annotated[int, typer.Option(help="Memory to use; what does not fit goes to the disk.", min=256)] = 1024,
+    overwrite: Annotated[bool, typer.Option(help="Replace an OUT that exists.")] = False,
     format: Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")] = ReportFormat.table,
 ) -> None:
     """Keep the best rows of a scored dataset: above a score, the best part of all, or the best of each prompt."""
     from humanpref.batch.select import select
 
     report = select(
-        scores, out, model=model, top=top, per=per, min_score=min_score, quantile=quantile, memory_mib=memory_mib
-    )
+        scores, out, model=model, top=top, per=per, min_score=min_score, quantile=quantile, memory_mib=memory_mib,
+        overwrite=overwrite,
+    )  # fmt: skip
     print(_as_json(report) if format is ReportFormat.json else _select_table(report))
     if report.complete is False:
         say(f"{scores} is not complete: the batch run that fills it has not ended; these are the rows so far")

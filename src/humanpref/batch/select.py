@@ -6,9 +6,13 @@ in memory by code of our own.
 
 from __future__ import annotations
 
+import glob
+import math
 import os
 import posixpath
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +21,15 @@ from humanpref.batch.places import failing_with_name, filesystem, is_local
 from humanpref.batch.records import BatchError
 from humanpref.batch.score import model_name
 from humanpref.batch.store import ABOUT, SUCCESS
+from humanpref.engines import cores
 from humanpref.errors import DataError, MissingExtraError, UnknownNameError, reason_of
 from humanpref.files import sync, whole
 
 FORMATS = {".parquet": "FORMAT parquet, COMPRESSION zstd", ".jsonl": "FORMAT json", ".csv": "FORMAT csv, HEADER"}
 """What DuckDB is told, by the ending of the output."""
+
+LEAST_MEMORY_MIB = 256
+"""What DuckDB needs for each of its threads."""
 
 
 @dataclass(frozen=True)
@@ -50,33 +58,35 @@ def select(
     min_score: float | None = None,
     quantile: float | None = None,
     memory_mib: int = 1024,
+    overwrite: bool = False,
 ) -> SelectReport:
     """Write the best rows of a scored dataset, in the order of its shards and rows -> what was kept.
 
-    scores: the folder of a batch run; `out`: a .parquet, .jsonl or .csv file, on this machine.
+    scores: the folder of a batch run; `out`: a .parquet, .jsonl or .csv file; both wherever fsspec reads.
     model: by whose scores; needed where there are several.
     top: so many best rows, of all or of each value of the column `per` (ties go to the earlier row); a column `rank`,
         1 = best, is added then. min_score, quantile: only rows with at least this score; at least this quantile of all
         scores. Rows without a score are never kept. Everything is written beside each row's identity and scores.
 
-    Memory is bounded by `memory_mib`; what does not fit goes to a temporary folder beside `out`.
-    Raises `BatchError` where nothing is selected by, a column is not there or `out` lies in `scores`, `DataError` for
-    damaged files.
+    Memory is bounded by `memory_mib`, at least `LEAST_MEMORY_MIB`; what does not fit goes to a temporary folder beside
+    `out` (where that is far away: among this machine's temporary files).
+    Raises `BatchError` where nothing is selected by, a number is none, a column is not there, `out` lies in `scores` or
+    exists and may not be overwritten, `DataError` for damaged files.
     """
     if top is None and min_score is None and quantile is None:
         raise BatchError("nothing to select by: give --top, --min-score or --quantile")
     if per is not None and top is None:
         raise BatchError("--per says what --top counts within; give --top, too")
-    target = Path(out).expanduser()
-    suffix = target.suffix.lower()
+    _check_numbers(top, min_score, quantile, memory_mib)
+    suffix = posixpath.splitext(out)[1].lower()
     if suffix not in FORMATS:
         raise UnknownNameError(f"{out}: write to a file that ends in {', '.join(FORMATS)}")
-    complete, database = _check(scores, target), _duckdb()
+    complete, database = _check(scores, out, overwrite), _duckdb()
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".select-", dir=target.parent) as spill, database.connect() as base:
+        with _writing(out) as (part, spill), database.connect() as base:
             base.execute(f"SET memory_limit='{memory_mib}MiB'")
-            base.execute(f"SET temp_directory='{_quote(spill)}'")
+            base.execute(f"SET threads={max(1, min(cores(), memory_mib // LEAST_MEMORY_MIB))}")
+            base.execute(f"SET temp_directory='{_quote(str(spill))}'")
             base.execute("SET preserve_insertion_order=false")
             rows = _source(base, scores)
             names = [name for name, *_ in base.execute(f"DESCRIBE SELECT * FROM {rows}").fetchall()]  # noqa: S608
@@ -84,26 +94,33 @@ def select(
             if per is not None and per not in names:
                 why = "; score it again with --prompts" if per == "prompt" else ""
                 raise BatchError(f"{scores}: has no column {per!r}; its columns are {', '.join(names)}{why}")
-            return _write(base, rows, scores, target, suffix, column, top, per, min_score, quantile, complete)
+            chosen = _choose(base, rows, column, top, per, min_score, quantile)
+            copy = f"COPY ({chosen.query} ORDER BY shard, \"row\") TO '{_quote(str(part))}' ({FORMATS[suffix]})"
+            kept = base.execute(copy).fetchone()[0]
+        return SelectReport(scores, out, column, chosen.rows, chosen.scored, kept, chosen.floor, complete)
     except database.Error as error:
         raise DataError(f"{scores}: cannot be selected from ({reason_of(error, 300)})") from None
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error.strerror or error})") from None
 
 
-def _write(
+@dataclass(frozen=True)
+class _Choice:
+    query: str
+    rows: int
+    scored: int
+    floor: float | None
+
+
+def _choose(
     base: Any,
     rows: str,
-    scores: str,
-    target: Path,
-    suffix: str,
     column: str,
     top: int | None,
     per: str | None,
     min_score: float | None,
     quantile: float | None,
-    complete: bool,
-) -> SelectReport:
+) -> _Choice:
     name, floor = _name(column), min_score
     total, scored = base.execute(f"SELECT count(*), count({name}) FROM {rows}").fetchone()  # noqa: S608
     if quantile is not None and scored:
@@ -118,24 +135,59 @@ def _write(
         group = "" if per is None else f"PARTITION BY {_name(per)} "
         order = f'row_number() OVER ({group}ORDER BY {name} DESC, shard, "row")'
         query = f"SELECT *, {order} AS rank FROM ({query}) QUALIFY rank <= {top}"  # noqa: S608
-    with whole(target) as part:
-        copy = f"COPY ({query} ORDER BY shard, \"row\") TO '{_quote(str(part))}' ({FORMATS[suffix]})"
-        kept = base.execute(copy).fetchone()[0]
+    return _Choice(query, total, scored, floor)
+
+
+def _check_numbers(top: int | None, min_score: float | None, quantile: float | None, memory_mib: int) -> None:
+    if top is not None and top < 1:
+        raise BatchError(f"--top must be at least 1, got {top}")
+    if min_score is not None and not math.isfinite(min_score):
+        raise BatchError(f"--min-score must be a number, got {min_score}")
+    if quantile is not None and not 0 <= quantile <= 1:
+        raise BatchError(f"--quantile must be within 0 to 1, got {quantile}")
+    if memory_mib < LEAST_MEMORY_MIB:
+        raise BatchError(f"--memory-mib must be at least {LEAST_MEMORY_MIB}, got {memory_mib}")
+
+
+@contextmanager
+def _writing(out: str) -> Iterator[tuple[Path, Path]]:
+    """Give a file to write, which comes to its place when all is well, and a folder for what memory does not hold."""
+    system, path = filesystem(out)
+    if not is_local(system):
+        with tempfile.TemporaryDirectory(prefix="select-") as folder:
+            yield Path(folder, "rows"), Path(folder)
+            with failing_with_name(out, "cannot be written"):
+                system.put_file(str(Path(folder, "rows")), path)
+        return
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".select-", dir=target.parent) as folder, whole(target) as part:
+        yield part, Path(folder)
         sync(part)
-    return SelectReport(scores, str(target), column, total, scored, kept, floor, complete)
 
 
-def _check(scores: str, target: Path) -> bool:
-    """See that a folder is of a batch run, and that `target` is not in it -> whether it is complete."""
+def _check(scores: str, out: str, overwrite: bool) -> bool:
+    """See that a folder is of a batch run, and that `out` is free and not in it -> whether the run is complete."""
     system, path = filesystem(scores)
+    there, target = filesystem(out)
     with failing_with_name(scores):
         if not system.exists(posixpath.join(path, ABOUT)):
             raise BatchError(f"{scores}: holds no scores of humanpref batch (no {ABOUT})")
         if not system.glob(posixpath.join(path, "*.parquet")):
             raise BatchError(f"{scores}: holds no scores yet")
-        if is_local(system) and target.parent.resolve() == Path(path).resolve():  # it would be read back as scores
-            raise BatchError(f"{target}: lies in the folder of the scores; choose an OUT outside {scores}")
-        return bool(system.exists(posixpath.join(path, SUCCESS)))
+        if is_local(system):
+            inside = is_local(there) and Path(target).parent.resolve() == Path(path).resolve()
+        else:
+            inside = there == system and posixpath.dirname(target) == path.rstrip("/")
+        if inside:  # it would be read back as scores
+            raise BatchError(f"{out}: lies in the folder of the scores; choose an OUT outside {scores}")
+        complete = bool(system.exists(posixpath.join(path, SUCCESS)))
+    with failing_with_name(out):
+        if there.isdir(target):
+            raise BatchError(f"{out}: is a folder; OUT names a file")
+        if not overwrite and there.exists(target):
+            raise BatchError(f"{out}: exists; name another file, or replace it (--overwrite)")
+    return complete
 
 
 def _source(base: Any, scores: str) -> str:
@@ -147,7 +199,8 @@ def _source(base: Any, scores: str) -> str:
     if prefix:
         base.register_filesystem(system)
     folder = path if not prefix else prefix + path.lstrip("/")
-    return f"read_parquet('{_quote(posixpath.join(folder, '*.parquet'))}')"
+    parts = posixpath.join(glob.escape(folder), "*.parquet")
+    return f"read_parquet('{_quote(parts)}', hive_partitioning=false)"  # names of folders are no columns
 
 
 def _score_column(scores: str, names: list[str], model: str | None) -> str:
