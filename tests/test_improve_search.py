@@ -278,6 +278,10 @@ def test_the_plot(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "gains.png").size[0] > 800
     with pytest.raises(DataError, match="the plot cannot be saved"):
         plot_gains(report, tmp_path / "gains.doc")
+    (tmp_path / "taken.svg").mkdir()
+    with pytest.raises(DataError, match=r"the plot cannot be saved \(Is a directory\)"):
+        plot_gains(report, tmp_path / "taken.svg")
+    assert [path.name for path in tmp_path.glob(".*")] == []
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:

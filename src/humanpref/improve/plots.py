@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from humanpref.errors import DataError
-from humanpref.files import whole
 from humanpref.improve.best_of.curve import BestOfReport
 from humanpref.improve.compare.compare import CompareReport, scores_of
 from humanpref.improve.gains import Gain, signed
@@ -113,10 +111,8 @@ def differences(report: CompareReport, method: int, scorer: int, width: int = NA
 @kit.default_style()
 def plot_best_of(report: BestOfReport, path: Path) -> None:
     """Write the curve of the best of k as a PNG: gain over one image by k, a panel a scorer. Raises `DataError`."""
-    from matplotlib.figure import Figure
-
     count = len(report.scorers)
-    figure = Figure(figsize=(4.4 * count + 0.4, 3.6), dpi=144, facecolor=LIGHT[PAPER], layout="constrained")
+    figure = new_figure(4.4 * count + 0.4, 3.6, facecolor=LIGHT[PAPER])
     panels: Sequence[Any] = figure.subplots(1, count, squeeze=False)[0]
     ks = [point.k for point in report.points]
     for s, (name, axes) in enumerate(zip(report.scorers, panels, strict=True)):
@@ -140,11 +136,7 @@ def plot_best_of(report: BestOfReport, path: Path) -> None:
         axes.grid(color=LIGHT[RULE], linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[:].set_visible(False)
-    try:
-        with whole(path) as part:
-            figure.savefig(part, format="png", metadata={"Software": None})
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
+    save(figure, path, dpi=144, metadata={"Software": None})
 
 
 def plot_gains(report: SearchReport, path: str | Path) -> None:

@@ -6,14 +6,15 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
 from humanpref.errors import DataError, MissingExtraError
+from humanpref.files import whole
 
 # Stand-ins, exchanged for CSS variables once matplotlib has drawn
 _INKS = {
@@ -65,12 +66,18 @@ def new_figure(width: float, height: float, **options: Any) -> Any:
     return Figure(figsize=(width, height), layout="constrained", **options)
 
 
-def save(figure: Any, path: str | Path) -> None:
-    """Save a figure in a file, whose ending chooses PNG, SVG or PDF. Raises `DataError`."""
+def save(figure: Any, path: str | Path, *, dpi: int = 150, metadata: Mapping[str, Any] | None = None) -> None:
+    """Save a figure in a file, whose ending chooses PNG (which none does, too), SVG or PDF. Raises `DataError`."""
+    path, content = Path(path), BytesIO()
     try:
-        figure.savefig(Path(path), dpi=150)
-    except (OSError, ValueError) as error:  # ValueError: an ending that matplotlib does not know
+        figure.savefig(content, format=path.suffix[1:] or "png", dpi=dpi, metadata=metadata)
+    except ValueError as error:  # an ending that matplotlib does not know
         raise DataError(f"{path}: the plot cannot be saved ({str(error).splitlines()[0]})") from None
+    try:
+        with whole(path) as part:
+            part.write_bytes(content.getvalue())
+    except OSError as error:
+        raise DataError(f"{path}: the plot cannot be saved ({error.strerror or error})") from None
 
 
 def shorten(text: str, most: int) -> str:
