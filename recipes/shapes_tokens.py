@@ -17,7 +17,8 @@ from pathlib import Path
 from humanpref import load_scorer
 from humanpref.cache import ScoreCache
 from humanpref.generate import Prompt, make_backend
-from humanpref.improve.tokens.output import gain_text, plot_gains, warnings
+from humanpref.improve.plots import plot_gains
+from humanpref.improve.tokens.output import gain_text, warnings
 from humanpref.improve.tokens.records import SearchReport
 from humanpref.improve.tokens.search import search_tokens
 from humanpref.improve.tokens.templates import Template

@@ -12,7 +12,7 @@ from humanpref.annotate.quality import annotator_quality, group_quality
 from humanpref.annotate.records import ProjectConfig
 from humanpref.annotate.report import AnnotationReport, check_path, make_report, write_report
 from humanpref.errors import DataError
-from humanpref.evaluation.report_cells import percent, plain
+from humanpref.report.cells import percent, plain
 from tests.browser import Opened, chromium
 from tests.crowd import World, annotator, crowd, judgement
 

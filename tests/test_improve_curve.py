@@ -147,5 +147,5 @@ def test_a_plot_of_many_points(folder: Path, tmp_path: Path) -> None:
     with Image.open(tmp_path / "plot.png") as picture:
         picture.load()
         assert len(picture.convert("RGB").getcolors(1 << 20)) > 20
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(DataError, match="the plot cannot be saved"):
         plot_best_of(report, tmp_path / "none" / "plot.png")

@@ -19,8 +19,9 @@ from humanpref.errors import DataError, HumanprefError, ScoreError
 from humanpref.generate import GenerateError, Prompt, make_backend
 from humanpref.improve.gains import corrected, paired_gain
 from humanpref.improve.methods import ImproveError
+from humanpref.improve.plots import plot_gains
 from humanpref.improve.tokens.halving import halving, new_images, plan, split_pairs
-from humanpref.improve.tokens.output import plot_gains, search_json, search_table, warnings
+from humanpref.improve.tokens.output import search_json, search_table, warnings
 from humanpref.improve.tokens.search import prompts_needed
 from humanpref.improve.tokens.templates import Template
 from humanpref.shapes.grammar import captions
@@ -277,6 +278,10 @@ def test_the_plot(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "gains.png").size[0] > 800
     with pytest.raises(DataError, match="the plot cannot be saved"):
         plot_gains(report, tmp_path / "gains.doc")
+    (tmp_path / "taken.svg").mkdir()
+    with pytest.raises(DataError, match=r"the plot cannot be saved \(Is a directory\)"):
+        plot_gains(report, tmp_path / "taken.svg")
+    assert [path.name for path in tmp_path.glob(".*")] == []
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:

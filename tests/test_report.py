@@ -18,12 +18,13 @@ from humanpref.errors import DataError, MissingExtraError
 from humanpref.evaluation.evaluate import judge, prepare, score_all
 from humanpref.evaluation.generator_metrics import judge_generators
 from humanpref.evaluation.generators import GeneratorReport
-from humanpref.evaluation.report import check_report, write_report
-from humanpref.evaluation.report_cells import percent
+from humanpref.evaluation.report import write_report
 from humanpref.evaluation.report_plots import forest
 from humanpref.evaluation.report_tables import sentence, titles
-from humanpref.evaluation.report_text import latex, markdown
 from humanpref.records import Difference, EvalReport, Ranking
+from humanpref.report.cells import percent
+from humanpref.report.text import latex, markdown
+from humanpref.report.write import check_report
 from tests.browser import Opened, chromium
 from tests.toys import TableScorer
 

@@ -84,6 +84,15 @@ def test_the_sign_flip_test_agrees_with_the_t_test_on_many_prompts() -> None:
     assert resampling.sign_flip_p_value(np.zeros(5)) == 1.0
 
 
+def test_every_column_has_the_p_value_it_has_alone() -> None:
+    generator = np.random.default_rng(4)
+    table = generator.normal([0.0, 0.3, 0.6], 1.0, size=(40, 3))
+    few = np.where(np.arange(40) < 8, table[:, 2], 0.0)  # tried exactly, beside columns that are not
+    found = resampling.sign_flip_p_values(np.column_stack([table, few]), seed=5)
+    assert found == [resampling.sign_flip_p_value(column, seed=5) for column in (*table.T, few)]
+    assert found[3] * 2**8 == pytest.approx(round(found[3] * 2**8))
+
+
 def test_p_values_under_no_difference_are_uniform() -> None:
     generator = np.random.default_rng(1)
     found = [resampling.sign_flip_p_value(generator.normal(size=10), seed=i) for i in range(300)]

@@ -18,7 +18,7 @@ from humanpref.terminal import progress, say
 
 if TYPE_CHECKING:
     from humanpref.benchmark.results import Result
-    from humanpref.evaluation.report_cells import Table
+    from humanpref.report.cells import Table
 from humanpref.cli_benchmark_run import DEFAULT_OUT, listed
 
 

@@ -99,7 +99,8 @@ def evaluate_command(
     from humanpref.evaluation import output as output_evaluation
     from humanpref.evaluation.evaluate import judge, score_all
     from humanpref.evaluation.generator_metrics import judge_generators
-    from humanpref.evaluation.report import check_report, write_report
+    from humanpref.evaluation.report import write_report
+    from humanpref.report.write import check_report
 
     paths, names = split_words(data, model)
     threshold = _threshold(tie_threshold)

@@ -119,7 +119,9 @@ def tokens_command(
     print(output.search_json(report) if format is ReportFormat.json else output.search_table(report))
     say(*output.warnings(report))
     if plot is not None:
-        output.plot_gains(report, plot)
+        from humanpref.improve.plots import plot_gains
+
+        plot_gains(report, plot)
         say(f"the plot is in {plot}")
 
 

@@ -86,25 +86,39 @@ def student_quantile(p: float, degrees: int) -> float:
     return high
 
 
-def sign_flip_p_value(differences: Array, *, seed: int = 0) -> float:
-    """Two-sided p value that paired differences (clusters,) come from a symmetric distribution around 0.
+def sign_flip_p_values(differences: Array, *, seed: int = 0) -> list[float]:
+    """Two-sided p values that columns of paired differences (clusters, m) come from symmetric distributions around 0.
 
-    Permutation test: the sign of each cluster's difference is flipped at random; exact for few clusters, else from
-    `FLIPS` random patterns, the observed one counted among them.
+    Permutation test: the sign of each cluster's difference is flipped; every pattern is tried for a column with at most
+    `EXACT_UP_TO` differences that are not 0, else `FLIPS` random ones, which the columns have in common, the observed
+    one counted among them.
     """
-    values = differences[differences != 0]
-    if not len(values):
-        return 1.0
-    observed = abs(values.sum()) * (1 - 1e-12)
-    if len(values) <= EXACT_UP_TO:
-        patterns = 1 - 2 * ((np.arange(2 ** len(values))[:, None] >> np.arange(len(values))) & 1)
-        return float(np.mean(np.abs(patterns @ values) >= observed))
-    generator = np.random.default_rng(seed)
-    extreme, step = 0, max(1, _CHUNK // len(values))
+    exact = (differences != 0).sum(axis=0) <= EXACT_UP_TO
+    found = [_exact_p_value(column) if few else 1.0 for column, few in zip(differences.T, exact, strict=True)]
+    if exact.all():
+        return found
+    many = np.flatnonzero(~exact)
+    values = differences[:, many]
+    observed = np.abs(values.sum(axis=0)) * (1 - 1e-12)
+    generator, extreme = np.random.default_rng(seed), np.zeros(len(many), dtype=int)
+    step = max(1, _CHUNK // len(values))
     for start in range(0, FLIPS, step):
-        signs = generator.integers(2, size=(min(step, FLIPS - start), len(values))) * 2 - 1
-        extreme += int((np.abs(signs @ values) >= observed).sum())
-    return (extreme + 1) / (FLIPS + 1)
+        signs = generator.integers(2, size=(min(step, FLIPS - start), len(values))) * 2.0 - 1.0
+        extreme += (np.abs(signs @ values) >= observed).sum(axis=0)
+    for column, times in zip(many, extreme, strict=True):
+        found[column] = (int(times) + 1) / (FLIPS + 1)
+    return found
+
+
+def _exact_p_value(differences: Array) -> float:
+    values = differences[differences != 0]
+    patterns = 1 - 2 * ((np.arange(2 ** len(values))[:, None] >> np.arange(len(values))) & 1)
+    return float(np.mean(np.abs(patterns @ values) >= abs(values.sum()) * (1 - 1e-12)))
+
+
+def sign_flip_p_value(differences: Array, *, seed: int = 0) -> float:
+    """`sign_flip_p_values` of one column (clusters,); clusters without a difference take no part in the draws."""
+    return sign_flip_p_values(differences[differences != 0][:, None], seed=seed)[0]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -22,8 +22,8 @@ from humanpref.annotate.quality import (
 )
 from humanpref.annotate.records import Annotator, Judgement, ProjectConfig
 from humanpref.errors import DataError
-from humanpref.evaluation.report import check_report, write_whole
-from humanpref.evaluation.report_cells import NONE, Cell, Column, Table, brackets, count, percent, plain, row
+from humanpref.report.cells import NONE, Cell, Column, Table, brackets, count, percent, plain, row
+from humanpref.report.write import check_report, environment, write_whole
 
 REVERSE = (
     "Whom the rule names still counts: a person decides, on the administrator’s page. Leaving somebody out deletes "
@@ -104,39 +104,30 @@ def write_report(report: AnnotationReport, path: str | Path, *, names: bool = Fa
 
 
 def _html(report: AnnotationReport, names: bool) -> str:
-    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
     from humanpref.annotate import report_plots as plots
 
-    environment = Environment(
-        # the look and the tables are those of the evaluation's report
-        loader=ChoiceLoader([PackageLoader("humanpref.annotate"), PackageLoader("humanpref.evaluation")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["svg"] = lambda plot: Markup(plot.svg)  # noqa: S704 - matplotlib has escaped its text
     called = {one.number: f"{one.handle} ({one.name})" if names else one.handle for one in report.people}
     agreed, liked = [g.w for g in report.groups.values() if g.w is not None], report.sources.sources
-    return environment.get_template("report.html.j2").render(
-        title=report.config.title,
-        lead=_lead(report),
-        facts=_facts(report),
-        progress=_progress(report),
-        people=_people_table(report, called),
-        agreement=_agreement_table(report, called),
-        watch=_watch(report, called),
-        concordance=plots.concordance(agreed) if agreed else None,
-        lowest=_lowest_table(report),
-        sources=_sources_table(report.sources) if liked else None,
-        forest=[plots.strengths(liked, width) for width in (plots.WIDE, plots.NARROW) if liked],
-        left_out=_left_out(report.sources),
-        rules=report.rule.sentences(report.config.minimum_seconds),
-        reverse=REVERSE,
-        method=_method(report, names),
+    return (
+        environment("humanpref.annotate")
+        .get_template("report.html.j2")
+        .render(
+            title=report.config.title,
+            lead=_lead(report),
+            facts=_facts(report),
+            progress=_progress(report),
+            people=_people_table(report, called),
+            agreement=_agreement_table(report, called),
+            watch=_watch(report, called),
+            concordance=plots.concordance(agreed) if agreed else None,
+            lowest=_lowest_table(report),
+            sources=_sources_table(report.sources) if liked else None,
+            forest=[plots.strengths(liked, width) for width in (plots.WIDE, plots.NARROW) if liked],
+            left_out=_left_out(report.sources),
+            rules=report.rule.sentences(report.config.minimum_seconds),
+            reverse=REVERSE,
+            method=_method(report, names),
+        )
     )
 
 

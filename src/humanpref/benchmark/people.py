@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from humanpref.benchmark.leaderboard import Board
-from humanpref.errors import DataError, MissingExtraError
+from humanpref.errors import DataError
 from humanpref.evaluation.generators import MIN_GENERATORS, GeneratorReport, JudgedGroup, SetMetric, generator_report
 from humanpref.evaluation.instances import gather
 from humanpref.records import Ranking
+from humanpref.report.plots import new_figure, save
 
 COLUMNS = 3
 
@@ -64,14 +65,10 @@ def scatter_plot(report: GeneratorReport, path: str | Path) -> None:
 
     Raises `MissingExtraError`, and `DataError` where it cannot be saved.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError('a plot needs matplotlib: pip install "humanpref[report]"') from None
     found = report.correlations
     columns = min(COLUMNS, len(found))
     lines = math.ceil(len(found) / columns)
-    figure = Figure(figsize=(4.6 * columns, 4.1 * lines), layout="constrained")
+    figure = new_figure(4.6 * columns, 4.1 * lines)
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes, correlation in zip(panels, found, strict=False):
         for row in report.generators:
@@ -90,10 +87,7 @@ def scatter_plot(report: GeneratorReport, path: str | Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     for axes in panels[len(found) :]:
         axes.remove()
-    try:
-        figure.savefig(Path(path), dpi=150)
-    except (OSError, ValueError) as error:  # ValueError: an ending that matplotlib does not know
-        raise DataError(f"{path}: the plot cannot be saved ({str(error).splitlines()[0]})") from None
+    save(figure, path)
 
 
 def _printable(text: str) -> str:

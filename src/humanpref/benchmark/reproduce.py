@@ -13,8 +13,8 @@ from humanpref.benchmark.statistics import Estimate, stratified_estimate
 from humanpref.benchmark.suites import Suite, load_suite
 from humanpref.data.fetch import Plan, fetch, get_dataset, plan_download
 from humanpref.errors import DataError
-from humanpref.evaluation.report_cells import NONE, Column, Table, brackets, row
 from humanpref.preprocess import Resize
+from humanpref.report.cells import NONE, Column, Table, brackets, row
 
 RESIZES: tuple[Resize, ...] = ("antialias", "no-antialias")
 

@@ -23,6 +23,7 @@ from humanpref.benchmark.thumbnails import SIZE, Source, make_thumbnails, thumbn
 from humanpref.errors import DataError, MissingExtraError
 from humanpref.files import whole
 from humanpref.generate.contract import file_name
+from humanpref.report.write import environment
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -161,12 +162,7 @@ class _Site:
 
     @cached_property
     def _environment(self) -> Environment:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-        return Environment(
-            loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
-            trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-        )  # fmt: skip
+        return environment("humanpref.benchmark")
 
     @cached_property
     def _generators(self) -> tuple[str, ...]:

@@ -16,12 +16,12 @@ import numpy as np
 
 from humanpref.correlation import rank_correlations
 from humanpref.metrics import Array
-from humanpref.resampling import EXACT_UP_TO, FLIPS, SAMPLES, bootstrap, holm, interval, sign_flip_p_value
+from humanpref.resampling import SAMPLES, bootstrap, holm, interval, sign_flip_p_values
 
 CHUNK = 80
 """The official benchmark's standard deviation is that of the means of chunks of 80 prompts (evaluation.py)."""
 
-_SIGNS, _PAIRS = 4_000_000, 256
+_PAIRS = 256
 
 Interval = tuple[float, float]
 
@@ -94,10 +94,6 @@ class Components:
     prompts: float
     seeds: float
 
-    def standard_error(self, prompts: int, images_per_prompt: int) -> float:
-        """Of a mean over so many prompts and images, were the prompts drawn anew."""
-        return math.sqrt(self.prompts**2 / prompts + self.seeds**2 / (prompts * images_per_prompt))
-
 
 def chunk_std(scores: Array, chunk: int = CHUNK) -> float | None:
     """Standard deviation (of the population, as np.std) of the means of whole chunks, as the official code prints it.
@@ -110,15 +106,11 @@ def chunk_std(scores: Array, chunk: int = CHUNK) -> float | None:
     return float(np.std(scores[: whole * chunk].reshape(whole, chunk).mean(axis=1)))
 
 
-def estimate(scores: Array, *, seed: int = 0, samples: int = SAMPLES) -> Estimate:
-    """Mean of scores (prompts,) with its interval and the official standard deviation. Raises `ValueError` for none."""
-    return stratified_estimate([scores], seed=seed, samples=samples)
-
-
 def stratified_estimate(strata: Sequence[Array], *, seed: int = 0, samples: int = SAMPLES) -> Estimate:
     """Mean over the prompts of all styles, each style's prompts being drawn among themselves.
 
-    That is how a suite is made: so many prompts of every style. The chunks are of all prompts in order.
+    That is how a suite is made: so many prompts of every style. The chunks are of all prompts in order. Raises
+    `ValueError` where there is no score.
     """
     together = np.concatenate(strata) if strata else np.zeros(0)
     if not len(together):
@@ -132,18 +124,6 @@ def stratified_estimate(strata: Sequence[Array], *, seed: int = 0, samples: int 
     return Estimate(float(together.mean()), ci, chunk_std(together), len(together))
 
 
-def paired(
-    first: Array, second: Array, names: tuple[str, str] = ("first", "second"), *, seed: int = 0, samples: int = SAMPLES
-) -> Paired:
-    """Compare two generators by their scores (prompts,) of the same prompts in the same order; see `Paired`.
-
-    Raises `ValueError` for arrays of different lengths or without prompts.
-    """
-    if first.shape != second.shape or first.ndim != 1 or not len(first):
-        raise ValueError(f"paired scores must be of the same prompts, got {first.shape} and {second.shape}")
-    return _paired([(first - second)], [names], seed, samples)[0]
-
-
 def _paired(gaps: Sequence[Array], names: Sequence[tuple[str, str]], seed: int, samples: int) -> list[Paired]:
     """Judge differences (prompts,) of several pairs by the same draws of prompts and patterns of signs."""
     table = np.stack(gaps, axis=1)  # (prompts, pairs)
@@ -152,7 +132,7 @@ def _paired(gaps: Sequence[Array], names: Sequence[tuple[str, str]], seed: int, 
     values = np.concatenate([table, wins], axis=1)
     draws = bootstrap(np.stack([values, np.ones_like(values)], axis=-1), seed=seed, samples=samples)
     found = []
-    for k, p in enumerate(_p_values(table, seed)):
+    for k, p in enumerate(sign_flip_p_values(table, seed=seed)):
         difference = float(table[:, k].mean())
         spread = float(np.std(table[:, k], ddof=1)) if prompts > 1 else 0.0
         found.append(
@@ -169,24 +149,6 @@ def _paired(gaps: Sequence[Array], names: Sequence[tuple[str, str]], seed: int, 
                 prompts_needed=prompts_needed(difference, spread),
             )
         )
-    return found
-
-
-def _p_values(gaps: Array, seed: int) -> list[float]:
-    """`sign_flip_p_value` of every column of gaps (prompts, pairs), with patterns of signs in common where random."""
-    exact = (gaps != 0).sum(axis=0) <= EXACT_UP_TO
-    found = [sign_flip_p_value(column, seed=seed) if few else 1.0 for column, few in zip(gaps.T, exact, strict=True)]
-    if not exact.all():
-        many = np.flatnonzero(~exact)
-        own = gaps[:, many]
-        observed = np.abs(own.sum(axis=0)) * (1 - 1e-12)
-        generator, extreme = np.random.default_rng(seed), np.zeros(len(many))
-        step = max(1, _SIGNS // len(gaps))
-        for start in range(0, FLIPS, step):
-            signs = generator.integers(2, size=(min(step, FLIPS - start), len(gaps))) * 2.0 - 1.0
-            extreme += (np.abs(signs @ own) >= observed).sum(axis=0)
-        for k, times in zip(many, extreme, strict=True):
-            found[k] = float(times + 1) / (FLIPS + 1)
     return found
 
 
@@ -217,14 +179,6 @@ def prompts_needed(difference: float, spread: float, *, power: float = 0.8, leve
     effect = abs(difference) / spread if spread > 0 else math.inf
     needed = ((quantile + normal.inv_cdf(power)) / effect) ** 2 + quantile**2 / 2
     return max(2, math.ceil(needed)) if math.isfinite(needed) else None
-
-
-def smallest_difference(spread: float, prompts: int, *, power: float = 0.8, level: float = 0.05) -> float:
-    """The smallest difference that so many prompts find with this power: the inverse of `prompts_needed`."""
-    normal = NormalDist()
-    quantile = normal.inv_cdf(1 - level / 2)
-    left = prompts - quantile**2 / 2
-    return math.inf if left <= 0 else spread * (quantile + normal.inv_cdf(power)) / math.sqrt(left)
 
 
 def rank_intervals(

@@ -9,8 +9,8 @@ from typing import Any
 from humanpref.benchmark.leaderboard import Board, BoardRow
 from humanpref.benchmark.published import SOURCE
 from humanpref.benchmark.statistics import Components, Estimate, Paired, RankInterval, Stability
-from humanpref.evaluation.report_cells import NBSP, NONE, Cell, Column, Table, brackets, minus, percent, row
-from humanpref.evaluation.report_text import latex_document, markdown, markdown_table
+from humanpref.report.cells import NBSP, NONE, Cell, Column, Table, brackets, minus, percent, row
+from humanpref.report.text import latex_document, markdown, markdown_table
 from humanpref.tables import add_row, make_table, render, to_csv, to_json
 
 PUBLISHED = "published"

@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from humanpref.data.stats import DataStats
-from humanpref.errors import DataError, MissingExtraError
+from humanpref.report.plots import new_figure, save
 
 
 def plot_sources(stats: DataStats, path: str | Path) -> None:
-    """Draw images per source as bars, most first, and save them (the ending of `path` chooses PNG, SVG or PDF)."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError('a plot needs matplotlib: pip install "humanpref[report]"') from None
+    """Draw images per source as bars, most first, and save them (the ending of `path` chooses PNG, SVG or PDF).
+
+    Raises `DataError`, `MissingExtraError`.
+    """
     names, counts = list(stats.sources), list(stats.sources.values())
-    figure = Figure(figsize=(8, 1.2 + 0.36 * len(names)), layout="constrained")
+    figure = new_figure(8, 1.2 + 0.36 * len(names))
     axes = figure.subplots()
     bars = axes.barh(names, counts, color="#4878a8")
     total = sum(counts)
@@ -25,7 +24,4 @@ def plot_sources(stats: DataStats, path: str | Path) -> None:
     axes.set_xlabel("images")
     axes.set_title(f"Image sources, {stats.images:,} images of {stats.prompts:,} prompts")
     axes.spines[["top", "right"]].set_visible(False)
-    try:
-        figure.savefig(Path(path), dpi=150)
-    except (OSError, ValueError) as error:  # ValueError: an ending that matplotlib does not know
-        raise DataError(f"{path}: the plot cannot be saved ({str(error).splitlines()[0]})") from None
+    save(figure, path)

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import humanpref
-from humanpref.errors import DataError, MissingExtraError
+from humanpref.errors import DataError
 from humanpref.evaluation import report_tables as tables
 from humanpref.evaluation.generators import GeneratorReport
-from humanpref.evaluation.report_cells import Table
 from humanpref.evaluation.report_generators import correlations_table, generators_table
-from humanpref.evaluation.report_plots import GLYPHS, NARROW, WIDE, Plot, correlations, forest, groups, reliability
-from humanpref.evaluation.report_text import latex_document, markdown, markdown_table
-from humanpref.files import whole
+from humanpref.evaluation.report_plots import correlations, forest, groups, reliability
 from humanpref.records import EvalReport
+from humanpref.report.cells import Table
+from humanpref.report.plots import GLYPHS, NARROW, WIDE, Plot
+from humanpref.report.text import latex_document, markdown, markdown_table
+from humanpref.report.write import check_report, environment, write_whole
 
-SUFFIXES = (".html", ".md", ".tex")
 _TITLE = "How well do these scorers agree with people?"
 
 
@@ -39,27 +39,6 @@ class Section:
     identity: Table
 
 
-def check_report(path: str | Path) -> None:
-    """Say before the work is done whether a report can be written there.
-
-    Raises `DataError` for an ending that is none of `SUFFIXES` or a folder that is not there, `MissingExtraError`.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise DataError(f"{path}: a report is written as {', '.join(SUFFIXES)}; give the file one of these endings")
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder; name a file")
-    if not path.absolute().parent.is_dir():
-        raise DataError(f"{path}: there is no folder {path.parent} to write the report in; make it first")
-    if path.suffix.lower() == ".html":
-        try:
-            import jinja2
-            import matplotlib as mpl
-        except ImportError as error:
-            raise MissingExtraError(f'an HTML report needs {error.name}: pip install "humanpref[report]"') from None
-        del jinja2, mpl
-
-
 def write_report(
     reports: Sequence[EvalReport], path: str | Path, generators: Sequence[tuple[str, GeneratorReport]] = ()
 ) -> None:
@@ -76,16 +55,6 @@ def write_report(
     render = {".html": _html, ".md": _markdown, ".tex": _latex}[path.suffix.lower()]
     content = render(reports, generators)
     write_whole(path, content)
-
-
-def write_whole(path: Path, content: str) -> None:
-    """Write a report's text, whole or not at all. Raises `DataError`."""
-    try:
-        with whole(path) as part:
-            # a path's undecodable bytes (surrogates) have no UTF-8 and are shown as "?"
-            part.write_bytes(content.encode("utf-8", "replace"))
-    except OSError as error:
-        raise DataError(f"{path}: the report cannot be written ({error.strerror})") from None
 
 
 def _sections(reports: Sequence[EvalReport]) -> list[Section]:
@@ -127,33 +96,25 @@ def _method(reports: Sequence[EvalReport]) -> str:
 
 
 def _html(reports: Sequence[EvalReport], generators: Sequence[tuple[str, GeneratorReport]]) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=PackageLoader("humanpref.evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["svg"] = lambda plot: Markup(plot.svg)  # noqa: S704 - matplotlib has escaped its text
     sections = _sections(reports)
-    return environment.get_template("evaluation.html.j2").render(
-        title=_TITLE,
-        summary=tables.paper_table(reports),
-        sections=sections,
-        plots={s.key: _plots(report, s) for s, report in zip(sections, reports, strict=True)},
-        generators=[
-            (data, correlation, table, [correlations(report, data or str(i), w) for w in (WIDE, NARROW)])
-            for i, ((data, correlation, table), (_, report)) in enumerate(
-                zip(_generator_tables(generators), generators, strict=True)
-            )
-        ],
-        rules=tables.rules(reports),
-        glyphs=GLYPHS,
-        method=_method(reports),
+    return (
+        environment("humanpref.evaluation")
+        .get_template("evaluation.html.j2")
+        .render(
+            title=_TITLE,
+            summary=tables.paper_table(reports),
+            sections=sections,
+            plots={s.key: _plots(report, s) for s, report in zip(sections, reports, strict=True)},
+            generators=[
+                (data, correlation, table, [correlations(report, data or str(i), w) for w in (WIDE, NARROW)])
+                for i, ((data, correlation, table), (_, report)) in enumerate(
+                    zip(_generator_tables(generators), generators, strict=True)
+                )
+            ],
+            rules=tables.rules(reports),
+            glyphs=GLYPHS,
+            method=_method(reports),
+        )
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from humanpref.evaluation.generators import GeneratorReport, GeneratorRow
-from humanpref.evaluation.report_cells import NONE, Cell, Column, Table, brackets, count, minus, percent, plain, row
+from humanpref.report.cells import NONE, Cell, Column, Table, brackets, count, minus, percent, plain, row
 
 
 def generators_table(report: GeneratorReport, key: str) -> Table:

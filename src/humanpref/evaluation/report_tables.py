@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 from humanpref.evaluation.measures import NAMES, TITLES
 from humanpref.evaluation.output import SINGLE_HUMAN, single_person
-from humanpref.evaluation.report_cells import NBSP, NONE, Cell, Column, Table, brackets, count, figure, percent, row
 from humanpref.records import Difference, EvalReport, GroupResult, HumanResult, Measure, ScorerResult
+from humanpref.report.cells import NBSP, NONE, Cell, Column, Table, brackets, count, figure, percent, row
 
 ALPHA = 0.05
 

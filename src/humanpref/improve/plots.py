@@ -1,4 +1,4 @@
-"""The plots of comparisons: for a page as SVG in its colours, or as a PNG. Drawn as those of the evaluation reports."""
+"""What methods gain, as plots: for a page as SVG in its colours, or as a file."""
 
 from __future__ import annotations
 
@@ -8,47 +8,62 @@ from typing import Any
 
 import numpy as np
 
-from humanpref.errors import DataError
-from humanpref.evaluation import report_plots as base
-from humanpref.evaluation.report_plots import ACCENT, INK, MUTED, NARROW, PAPER, PEOPLE, RULE, WIDE, Plot
-from humanpref.files import whole
 from humanpref.improve.best_of.curve import BestOfReport
 from humanpref.improve.compare.compare import CompareReport, scores_of
 from humanpref.improve.gains import Gain, signed
+from humanpref.improve.tokens.output import shown_name
+from humanpref.improve.tokens.records import SearchReport
+from humanpref.report import plots as kit
+from humanpref.report.plots import (
+    ACCENT,
+    INK,
+    MUTED,
+    NARROW,
+    PAPER,
+    PEOPLE,
+    RULE,
+    WIDE,
+    Plot,
+    new_figure,
+    save,
+)  # fmt: skip
 
-__all__ = ["NARROW", "WIDE", "differences", "gains", "plot_best_of"]
+__all__ = ["NARROW", "WIDE", "differences", "gains", "plot_best_of", "plot_gains"]
 
 LIGHT = {
     INK: "#1c1f24", MUTED: "#5a616c", RULE: "#dfe2e7", PAPER: "#ffffff", ACCENT: "#1f5f9e", PEOPLE: "#a2511a",
 }  # fmt: skip
 """The colours of a PNG, which has a white ground."""
 
+TOKEN_COLOURS = ("#4878a8", "#c0703a")
+"""Of the two scorers of a search for tokens."""
+
 BINS = 24
 
 
-@base._default_style()
+@kit.default_style()
 def gains(report: CompareReport, scorer: str, width: int = WIDE) -> Plot:
     """The gain of every method by one scorer, with intervals; hollow where the scorer chose the method's images."""
     own = [gain for gain in report.gains if gain.scorer == scorer]
     above = width < 500  # on a phone names stand above their rows
     pitch, left, right = (42, 14, 14) if above else (34, 264, 196)
-    axes = base._axes(width, 40 + pitch * len(own), left=left, right=right, top=8, bottom=32)
+    axes = kit.page_axes(width, 40 + pitch * len(own), left=left, right=right, top=8, bottom=32)
     ends = [0.0, *(end for gain in own for end in gain.ci or (gain.gain, gain.gain))]
     air = 0.06 * ((max(ends) - min(ends)) or 1.0)
     axes.set_xlim(min(ends) - air, max(ends) + air)
     axes.set_ylim(len(own) - 0.5, -0.5)
-    base._grid(axes)
+    kit.draw_grid(axes)
     axes.axvline(0, color=MUTED, linewidth=1)
     for y, gain in enumerate(own):
         value = _value(gain)
         if above:
-            base._text(axes, 0, y - 0.22, base._short(gain.method, 24), INK, inside=True, weight=700)
-            base._text(axes, 1, y - 0.22, value, MUTED, inside=True, ha="right")
+            kit.write_text(axes, 0, y - 0.22, kit.shorten(gain.method, 24), INK, inside=True, weight=700)
+            kit.write_text(axes, 1, y - 0.22, value, MUTED, inside=True, ha="right")
         else:
-            base._text(
-                axes, -14 / (width - left - right), y, base._short(gain.method, 34), INK, inside=True, ha="right"
+            kit.write_text(
+                axes, -14 / (width - left - right), y, kit.shorten(gain.method, 34), INK, inside=True, ha="right"
             )
-            base._text(axes, 1 + 14 / (width - left - right), y, value, MUTED, inside=True)
+            kit.write_text(axes, 1 + 14 / (width - left - right), y, value, MUTED, inside=True)
         level = y + 0.18 if above else y
         if gain.ci is not None:
             axes.plot(gain.ci, [level] * 2, color=ACCENT, linewidth=2.4, solid_capstyle="round")
@@ -58,19 +73,19 @@ def gains(report: CompareReport, scorer: str, width: int = WIDE) -> Plot:
             else {"color": ACCENT, "markeredgecolor": PAPER}
         )
         axes.plot([gain.gain], [level], "o", markersize=8, markeredgewidth=1.6, **hollow)
-    base._ticks(axes, "x")
+    kit.style_ticks(axes, "x")
     _minus(axes)
     told = "; ".join(f"{gain.method}: {_value(gain)}" for gain in own)
-    return Plot(base._svg(axes, f"gains {scorer} {width}"), f"Gains over the baseline by {scorer}. {told}.", scorer)
+    return Plot(kit.to_svg(axes, f"gains {scorer} {width}"), f"Gains over the baseline by {scorer}. {told}.", scorer)
 
 
-@base._default_style()
+@kit.default_style()
 def differences(report: CompareReport, method: int, scorer: int, width: int = NARROW) -> Plot:
     """How the paired differences of a method by a scorer are distributed; the line is the mean."""
     found = scores_of(report.rows, method, scorer) - scores_of(report.rows, 0, scorer)
     found = found[~np.isnan(found)]
     name, by = report.methods[method].method, report.scorers[scorer]
-    axes = base._axes(width, 170, left=34, right=14, top=10, bottom=44)
+    axes = kit.page_axes(width, 170, left=34, right=14, top=10, bottom=44)
     most = float(np.abs(found).max()) or 1.0
     bins = min(BINS, 2 * max(3, round(len(found) ** 0.5))) + 1  # odd: images that are the same are in the middle
     counts, edges = np.histogram(found, bins=bins, range=(-most, most))
@@ -82,24 +97,22 @@ def differences(report: CompareReport, method: int, scorer: int, width: int = NA
     axes.axvline(float(found.mean()), color=INK, linewidth=1.6)
     axes.set_yticks([0, int(max(counts))])
     for which in ("x", "y"):
-        base._ticks(axes, which)
+        kit.style_ticks(axes, which)
     axes.locator_params(axis="x", nbins=5)
     _minus(axes)
-    base._text(axes, 0.5, -0.3, f"difference by {base._short(by, 24)}", MUTED, inside=True, flat=True, ha="center")
+    kit.write_text(axes, 0.5, -0.3, f"difference by {kit.shorten(by, 24)}", MUTED, inside=True, flat=True, ha="center")
     better = 100 * float(np.mean(found > 0))
     alt = (
         f"Paired differences of {name} by {by}: mean {signed(float(found.mean()))}, above 0 in {better:.0f} % of pairs."
     )
-    return Plot(base._svg(axes, f"differences {method} {scorer} {width}"), alt, f"{name}, by {by}")
+    return Plot(kit.to_svg(axes, f"differences {method} {scorer} {width}"), alt, f"{name}, by {by}")
 
 
-@base._default_style()
+@kit.default_style()
 def plot_best_of(report: BestOfReport, path: Path) -> None:
     """Write the curve of the best of k as a PNG: gain over one image by k, a panel a scorer. Raises `DataError`."""
-    from matplotlib.figure import Figure
-
     count = len(report.scorers)
-    figure = Figure(figsize=(4.4 * count + 0.4, 3.6), dpi=144, facecolor=LIGHT[PAPER], layout="constrained")
+    figure = new_figure(4.4 * count + 0.4, 3.6, facecolor=LIGHT[PAPER])
     panels: Sequence[Any] = figure.subplots(1, count, squeeze=False)[0]
     ks = [point.k for point in report.points]
     for s, (name, axes) in enumerate(zip(report.scorers, panels, strict=True)):
@@ -123,11 +136,36 @@ def plot_best_of(report: BestOfReport, path: Path) -> None:
         axes.grid(color=LIGHT[RULE], linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[:].set_visible(False)
-    try:
-        with whole(path) as part:
-            figure.savefig(part, format="png", metadata={"Software": None})
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
+    save(figure, path, dpi=144, metadata={"Software": None})
+
+
+def plot_gains(report: SearchReport, path: str | Path) -> None:
+    """Draw every candidate's gain by each scorer, and save it (the ending chooses PNG, SVG or PDF).
+
+    Filled: on the holdout; hollow: on the pairs that chose. Raises `DataError`, `MissingExtraError`.
+    """
+    shown = [one for one in report.candidates if one.selection or one.holdout]
+    scorers = [name for name in (report.scorer, report.check) if name is not None]
+    figure = new_figure(3.2 + 3.4 * len(scorers), 1.5 + 0.34 * len(shown))
+    for i, (axes, scorer) in enumerate(zip(figure.subplots(1, len(scorers), squeeze=False)[0], scorers, strict=True)):
+        axes.axvline(0, color="#888888", linewidth=1)
+        for y, one in enumerate(shown):
+            chosen, held = (one.check_selection, one.check_holdout) if i else (one.selection, one.holdout)
+            for gain, shift, fill in ((held, 0.0, TOKEN_COLOURS[i]), (chosen, 0.22 if held else 0.0, "white")):
+                if gain is None:
+                    continue
+                ends = gain.ci or (gain.gain, gain.gain)
+                axes.plot(ends, [y + shift] * 2, color=TOKEN_COLOURS[i], linewidth=2.2 if fill != "white" else 1)
+                axes.plot([gain.gain], [y + shift], "o", color=TOKEN_COLOURS[i], markerfacecolor=fill, markersize=6)
+        axes.set_ylim(len(shown) - 0.4, -0.6)
+        names = [f"{shown_name(one.template)[:44]}{'' if one.left_in else ' *'}" for one in shown]
+        axes.set_yticks(range(len(shown)), names if i == 0 else [""] * len(shown), parse_math=False)
+        axes.set_xlabel(f"gain in {scorer}", parse_math=False)
+        axes.grid(axis="x", color="#e4e4e4")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle("* finalist: filled on the holdout, hollow on the pairs that chose it · 95 % intervals", fontsize=9)
+    save(figure, path)
 
 
 def _value(gain: Gain) -> str:

@@ -23,11 +23,13 @@ class ServeConfig:
     max_queue: images taken in and not yet scored, of all requests; more are refused with 429.
     max_pending_bytes: of all bodies held at a time; more are refused with 503.
     max_body_bytes, max_images: of one request; max_image_bytes, max_pixels: of one image.
-    max_connections: open at a time; one more is answered 503. keep_alive_seconds: one without a request stays open.
+    max_connections: open at a time, of all clients; one more is answered 503 and closed.
     threads: that decode and prepare; 0: as many as there are cores, at most 8.
     header_seconds, body_seconds: to send all of them; idle_seconds: longest silence within a body, and longest time
         in which a reader takes nothing of an answer.
     request_seconds: longest time until an answer, once the body is here.
+    keep_alive_seconds: longest time between an answer and the next request on its connection; in whole seconds, at
+        least 1.
     drain_seconds: longest time for what was taken in to be answered when the service is told to stop.
     allow_url, fetch_seconds: whether, and how long, images are fetched from public addresses.
 

@@ -9,7 +9,8 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from humanpref.errors import MissingExtraError
-from humanpref.evaluation.report import write_whole
+from humanpref.report.plots import new_figure
+from humanpref.report.write import write_whole
 from humanpref.training.checkpoints import LOG, read_log
 from humanpref.training.config import PRESETS, TrainConfig
 
@@ -123,13 +124,9 @@ def write_page(report: TrainReport) -> None:
 
 def _curves(rows: Sequence[dict[str, Any]]) -> str:
     """Loss, accuracy, learning rate and throughput over steps, as inline SVG."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError('curves need matplotlib: pip install "humanpref[report]"') from None
+    figure = new_figure(9, 6)
     steps = [row for row in rows if "loss" in row]
     checks = [row for row in rows if "validation" in row]
-    figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots(2, 2)
 
     def draw(

@@ -15,12 +15,13 @@ from pathlib import Path
 from urllib.parse import quote
 
 from humanpref.benchmark.thumbnails import SIZE, Source, make_thumbnails, thumbnail_name
-from humanpref.errors import DataError, ImageError, MissingExtraError
+from humanpref.errors import DataError, ImageError
 from humanpref.files import whole
 from humanpref.images import open_image
 from humanpref.improve.compare import output as shown
 from humanpref.improve.compare.compare import ComparedPrompt, CompareReport, MethodImage
 from humanpref.improve.gains import signed
+from humanpref.report.write import environment
 from humanpref.tables import percent
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -69,23 +70,15 @@ def write_page(report: CompareReport) -> Path:
 
     Raises `MissingExtraError` without the `report` extra, `DataError` where it cannot be written.
     """
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-        from humanpref.improve import plots
-    except ImportError as error:
-        raise MissingExtraError(f'a page needs {error.name}: pip install "humanpref[report]"') from None
     from humanpref import __version__
+    from humanpref.improve import plots
 
+    templates = environment("humanpref.improve.compare")
     rows = chosen_rows(report)
     size = _largest_side(rows)
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
     try:
         thumbnails = _thumbnails(report.out, rows) if size > SIZE else {}
-        text = environment.get_template("compare.html.j2").render(
+        text = templates.get_template("compare.html.j2").render(
             report=report,
             title=shown.gains_title(report),
             rows=[_row(report, place, row, thumbnails) for place, row in rows],

@@ -7,8 +7,10 @@ import io
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from humanpref.evaluation.report import write_whole
+from humanpref.errors import MissingExtraError
 from humanpref.improve.finetune.loop import PICTURES
+from humanpref.report.plots import new_figure
+from humanpref.report.write import write_whole
 from humanpref.training.checkpoints import LOG, read_log
 
 if TYPE_CHECKING:
@@ -107,11 +109,10 @@ def _csv(rows: list[dict[str, Any]]) -> str:
 def _curves(report: FinetuneReport, rows: list[dict[str, Any]]) -> str:
     """Loss, and both scorers on the held-out prompts, over steps, as SVG; "" without matplotlib."""
     try:
-        from matplotlib.figure import Figure
-    except ImportError:
+        figure = new_figure(9, 2.8, facecolor="white")
+    except MissingExtraError:
         return ""
     steps = [row for row in rows if "loss" in row]
-    figure = Figure(figsize=(9, 2.8), layout="constrained", facecolor="white")
     panels = [("loss", [row["step"] for row in steps], [row["loss"] for row in steps], "")]
     for name, kind in ((report.scorer, "reward"), (report.check_scorer, "check")):
         if name is not None:

@@ -1,19 +1,15 @@
-"""Showing a search for tokens and the named templates: tables, JSON, warnings, a plot (the `report` extra)."""
+"""Showing a search for tokens and the named templates: tables, JSON, warnings."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
 from dataclasses import asdict
-from pathlib import Path
 
-from humanpref.errors import DataError, MissingExtraError
 from humanpref.improve.gains import Gain
 from humanpref.improve.tokens.records import SearchReport
 from humanpref.improve.tokens.templates import Template
 from humanpref.tables import add_row, make_table, render, to_json
-
-COLOURS = ("#4878a8", "#c0703a")
 
 
 def search_table(report: SearchReport) -> str:
@@ -81,39 +77,3 @@ def gain_text(gain: Gain | None) -> str:
 def shown_name(template: Template) -> str:
     """A name that says where its text stands: a negative prompt is marked."""
     return f"{template.name} (negative)" if template.negative.strip() == template.name else template.name
-
-
-def plot_gains(report: SearchReport, path: str | Path) -> None:
-    """Draw every candidate's gain by each scorer, and save it (the ending chooses PNG, SVG or PDF).
-
-    Filled: on the holdout; hollow: on the pairs that chose. Raises `DataError`, `MissingExtraError`.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError('a plot needs matplotlib: pip install "humanpref[report]"') from None
-    shown = [one for one in report.candidates if one.selection or one.holdout]
-    scorers = [name for name in (report.scorer, report.check) if name is not None]
-    figure = Figure(figsize=(3.2 + 3.4 * len(scorers), 1.5 + 0.34 * len(shown)), layout="constrained")
-    for i, (axes, scorer) in enumerate(zip(figure.subplots(1, len(scorers), squeeze=False)[0], scorers, strict=True)):
-        axes.axvline(0, color="#888888", linewidth=1)
-        for y, one in enumerate(shown):
-            chosen, held = (one.check_selection, one.check_holdout) if i else (one.selection, one.holdout)
-            for gain, shift, fill in ((held, 0.0, COLOURS[i]), (chosen, 0.22 if held else 0.0, "white")):
-                if gain is None:
-                    continue
-                ends = gain.ci or (gain.gain, gain.gain)
-                axes.plot(ends, [y + shift] * 2, color=COLOURS[i], linewidth=2.2 if fill != "white" else 1)
-                axes.plot([gain.gain], [y + shift], "o", color=COLOURS[i], markerfacecolor=fill, markersize=6)
-        axes.set_ylim(len(shown) - 0.4, -0.6)
-        names = [f"{shown_name(one.template)[:44]}{'' if one.left_in else ' *'}" for one in shown]
-        axes.set_yticks(range(len(shown)), names if i == 0 else [""] * len(shown), parse_math=False)
-        axes.set_xlabel(f"gain in {scorer}", parse_math=False)
-        axes.grid(axis="x", color="#e4e4e4")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("* finalist: filled on the holdout, hollow on the pairs that chose it · 95 % intervals", fontsize=9)
-    try:
-        figure.savefig(Path(path), dpi=150)
-    except (OSError, ValueError) as error:  # ValueError: an ending that matplotlib does not know
-        raise DataError(f"{path}: the plot cannot be saved ({str(error).splitlines()[0]})") from None

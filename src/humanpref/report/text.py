@@ -1,4 +1,4 @@
-"""An evaluation report as Markdown and as LaTeX: the tables of a report, escaped for each."""
+"""The tables of a report as Markdown and as LaTeX, escaped for each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from itertools import groupby
 
-from humanpref.evaluation.report_cells import Cell, Table
+from humanpref.report.cells import Cell, Table
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|~$#!&@])")
 _LATEX = {
