@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from humanpref.cli_options import ReportFormat
+from humanpref.cli_options import ReportFormat, only_for
 from humanpref.errors import UnknownNameError
 from humanpref.terminal import progress, say
 
@@ -188,7 +188,7 @@ def admin_token_command(db: DbOption) -> None:
 def exclude_command(
     db: DbOption,
     numbers: Annotated[list[int] | None, typer.Argument(metavar="NUMBER", help="Whom (see: annotate status).")] = None,
-    reason: Annotated[str, typer.Option(help="Why; it is kept and shown.")] = "by the administrator",
+    reason: Annotated[str | None, typer.Option(help="Why; it is kept and shown (by the administrator).")] = None,
     suspects: Annotated[bool, typer.Option("--suspects", help="All that the rule names, for its reasons.")] = False,
     readmit: Annotated[bool, typer.Option("--readmit", help="Count them again.")] = False,
 ) -> None:
@@ -197,8 +197,10 @@ def exclude_command(
 
     if bool(numbers) == suspects or (suspects and readmit):
         raise UnknownNameError("name the people by number, or give --suspects (without --readmit)")
+    if readmit or suspects:
+        only_for("people named by number who are left out: --suspects has the rule's reasons", reason=reason)
     store = _open(db)
-    reasons = dict.fromkeys(numbers or (), None if readmit else reason)
+    reasons = dict.fromkeys(numbers or (), None if readmit else reason or "by the administrator")
     if suspects:
         gone = {person.number for person in store.annotators() if person.excluded is not None}
         named = exclusion.suspects(store.judgements(), store.groups(), store.config, excluded=gone)

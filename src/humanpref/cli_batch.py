@@ -104,13 +104,13 @@ def batch_command(
     names = [name for word in model or [DEFAULT_SCORER] for name in word.split(",")]
     common = LoadOptions(None, None, resize.value, precision.value, device, decode.value, compiled)
     options = options_by_scorer(names, weights, arch, common)
-    if engine is EngineName.local:  # a cluster's machines have files of their own
-        check_weights({name: own for name, own in options.items() if get_spec(name).path is None})
     models = [Model(name, **vars(own)) for name, own in options.items()]
     if workers is None:
         workers, gpus = _default_workers(models, engine.value)
         gpus_per_worker = gpus if gpus_per_worker is None else gpus_per_worker
     where = Engine(engine.value, workers, ray_address, cpus_per_worker, gpus_per_worker or 0.0)
+    if engine is EngineName.local:  # a cluster's machines have files of their own
+        check_weights({name: own for name, own in options.items() if get_spec(name).path is None})
     with _progress() as on_progress:
         report = batch(
             data,

@@ -17,6 +17,7 @@ from humanpref.cli_options import (
     ResizeOption,
     common_options,
     load,
+    only_for,
 )
 from humanpref.cli_scorers import (
     ArchByScorer,
@@ -70,8 +71,12 @@ def run_command(
         list[str] | None,
         typer.Option("--backend", "-b", metavar="KIND:WHAT", help="Generate the images first, as humanpref generate."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="With --backend: what the seeds of the images are derived from.")] = 0,
-    images_per_prompt: Annotated[int, typer.Option(help="With --backend: images of each prompt.", min=1)] = 1,
+    seed: Annotated[
+        int | None, typer.Option(help="With --backend: what the seeds of the images are derived from (0).")
+    ] = None,
+    images_per_prompt: Annotated[
+        int | None, typer.Option(help="With --backend: images of each prompt (1).", min=1)
+    ] = None,
     allow_incomplete: Annotated[
         bool, typer.Option("--allow-incomplete", help="Exit with status 0 though images are missing or unreadable.")
     ] = False,
@@ -91,13 +96,15 @@ def run_command(
     paths, names = split_words(images or [], model, none_is_fine=True)
     if not paths and not backend:
         raise DataError("no images: name folders of them (STYLE/00000.jpg ...), or make them with --backend")
+    if not backend:
+        only_for("--backend, which makes images", seed=seed, images_per_prompt=images_per_prompt)
     chosen = options_by_scorer(names, weights, arch, common_options(resize, precision, device))
     if out.suffix == ".json" and backend:
         raise DataError(f"{out}: with --backend, --out names a folder; the images go below it")
     found_suite = load_suite(suite, prompts)
     check_weights(chosen)
     if backend:
-        paths.append(_generate(found_suite, backend, out / "images", seed, images_per_prompt))
+        paths.append(_generate(found_suite, backend, out / "images", seed or 0, images_per_prompt or 1))
     generators = [own for path in paths for own in collect(path, found_suite, name)]
     scorers = [load(one, options) for one, options in chosen.items()]
     with (

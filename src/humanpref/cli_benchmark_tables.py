@@ -12,6 +12,7 @@ import typer
 from humanpref.cli_options import (
     Format,
     FormatOption,
+    only_for,
 )
 from humanpref.errors import DataError
 from humanpref.terminal import progress, say
@@ -137,6 +138,8 @@ def _chosen(words: Sequence[str], places: Sequence[Path] | None) -> list[Result]
 
     paths = [Path(word) for word in words if Path(word).exists()]
     names = [word for word in words if not Path(word).exists()]
+    if not names:
+        only_for("generators by name, and all that is named here are files or folders of their own", results=places)
     found = read_results([*(paths if not names else [*(places or [DEFAULT_OUT]), *paths])])
     if unknown := [name for name in names if all(result.generator != name for result in found)]:
         known = ", ".join(dict.fromkeys(result.generator for result in found))

@@ -15,6 +15,7 @@ from humanpref.cli_options import (
     WeightsOption,
     complete_model,
     load,
+    only_for,
 )
 from humanpref.errors import UnknownNameError
 from humanpref.scorers import LoadOptions, get_spec
@@ -93,6 +94,8 @@ def finetune_command(
         "learning_rate": learning_rate, "last_steps": last_steps, "lora_rank": lora_rank, "patience": patience,
         "precision": precision, "checkpointing": checkpointing, "seed": seed,
     }  # fmt: skip
+    if check_model is None:
+        only_for("--check-model, which is not given", check_weights=check_weights)
     chosen = _configure(config, {k: v for k, v in given.items() if v is not None}, set_ or ())
     pipeline = _pipeline(backend, device)
     from humanpref.improve.finetune.run import finetune

@@ -25,6 +25,7 @@ from humanpref.cli_options import (
     WorkersOption,
     common_options,
     complete_model,
+    only_for,
 )
 from humanpref.cli_scorers import ArchByScorer, NoCacheOption, WeightsByScorer, chosen_scorers, score_cache
 from humanpref.errors import ScoreError
@@ -60,7 +61,7 @@ def tokens_command(
         Path | None,
         typer.Option(help="Tokens, one a line, or JSON Lines with prefix, suffix, negative (default: the templates)."),
     ] = None,
-    place: Annotated[PlaceName, typer.Option(help="Where the tokens of a text file stand.")] = PlaceName.suffix,
+    place: Annotated[PlaceName | None, typer.Option(help="Where the tokens of a text file stand (suffix).")] = None,
     budget: Annotated[int, typer.Option(help="Images in all, those without tokens included.", min=1)] = 1000,
     seeds: Annotated[int, typer.Option(help="Most images of a prompt.", min=1)] = 4,
     finalists: Annotated[int, typer.Option(help="How many are measured on the holdout.", min=1)] = 3,
@@ -90,6 +91,7 @@ def tokens_command(
         raise ScoreError(f"--check-model {check_model}: is the scorer to be checked; name another one")
     out = out.expanduser().resolve()
     load_all, _ = chosen_scorers(None, names, weights, arch, common_options(resize, precision, device))
+    where = Engine(engine.value, workers, ray_address, gpus_per_worker=gpus_per_worker)
     found, again = read_prompts(prompts)
     if again:
         say(f"{prompts}: {again} prompts are there again; each is taken once")
@@ -109,7 +111,7 @@ def tokens_command(
             finalists=finalists,
             seed=seed,
             cache=cache,
-            engine=Engine(engine.value, workers, ray_address, gpus_per_worker=gpus_per_worker),
+            engine=where,
             retry_failed=retry_failed,
             track=lambda title, total: progress(title, total, unit="images"),
             on_note=say,
@@ -123,13 +125,14 @@ def tokens_command(
         say(f"the plot is in {plot}")
 
 
-def _vocabulary(path: Path | None, place: PlaceName, backend: Backend) -> tuple[Template, ...]:
+def _vocabulary(path: Path | None, place: PlaceName | None, backend: Backend) -> tuple[Template, ...]:
     from humanpref.improve.tokens.method import takes_negatives
     from humanpref.improve.tokens.templates import TEMPLATES, VOCABULARY
     from humanpref.improve.tokens.vocabulary import read_vocabulary
 
     if path is not None:
-        return read_vocabulary(path, place.value)
+        return read_vocabulary(path, None if place is None else place.value)
+    only_for("a --vocabulary of text", place=place)
     templates = tuple(TEMPLATES[name] for name in VOCABULARY)
     if takes_negatives(backend):
         return templates

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from humanpref.errors import DataError
 from humanpref.scorers import SPECS, LoadOptions, get_spec
 
 if TYPE_CHECKING:
@@ -96,6 +97,16 @@ WorkersOption = Annotated[int, typer.Option(help="How many processes or actors h
 GpusPerWorkerOption = Annotated[float, typer.Option(help="GPUs that each worker needs.", min=0.0)]
 CpusPerWorkerOption = Annotated[float, typer.Option(help="ray: CPUs that each worker needs.", min=0.0)]
 FormatOption = Annotated[Format, typer.Option(help="table for people, json or csv for programs.")]
+
+
+def only_for(owner: str, **given: object) -> None:
+    """Refuse options that were given (are not None) although the command as called uses none of them.
+
+    owner: what they are for, in words. Raises `DataError` that names the first.
+    """
+    for name, value in given.items():
+        if value is not None:
+            raise DataError(f"--{name.strip('_').replace('_', '-')} is for {owner}; leave it out")
 
 
 def common_options(resize: Resize, precision: PrecisionName, device: str) -> LoadOptions:

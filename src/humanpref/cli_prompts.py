@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,8 +13,9 @@ from humanpref.cli_options import (
     EngineName,
     RayAddressOption,
     ReportFormat,
+    only_for,
 )
-from humanpref.errors import DataError, HumanprefError
+from humanpref.errors import HumanprefError
 from humanpref.terminal import progress, say
 
 if TYPE_CHECKING:
@@ -94,23 +95,23 @@ def clean_command(
     held: Annotated[
         Path | None, typer.Option(help="Where prompts go that need a person, or are empty (OUT.review.jsonl).")
     ] = None,
-    llm_model: Annotated[str | None, typer.Option(help="The model's name at the endpoint.")] = None,
+    llm_model: Annotated[str | None, typer.Option(help="llm: the model's name at the endpoint.")] = None,
     base_url: Annotated[
-        str | None, typer.Option(help="An OpenAI-compatible endpoint; its key is OPENAI_API_KEY.")
+        str | None, typer.Option(help="llm: an OpenAI-compatible endpoint; its key is OPENAI_API_KEY.")
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests at a time.")] = 8,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until a request is given up.")] = 60.0,
-    retries: Annotated[int, typer.Option(min=0, help="How often a failed request is tried again.")] = 6,
-    price_in: Annotated[float | None, typer.Option(min=0, help="Price of a million input tokens.")] = None,
-    price_out: Annotated[float | None, typer.Option(min=0, help="Price of a million output tokens.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, max=256, help="llm: requests at a time (8).")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0.1, help="llm: seconds until one is given up (60).")] = None,
+    retries: Annotated[int | None, typer.Option(min=0, help="llm: tries after the first (6).")] = None,
+    price_in: Annotated[float | None, typer.Option(min=0, help="llm: price of a million input tokens.")] = None,
+    price_out: Annotated[float | None, typer.Option(min=0, help="llm: price of a million output tokens.")] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="Where answers are kept (OUT.cache.sqlite): a run resumes.")
+        Path | None, typer.Option(help="llm: where answers are kept (OUT.cache.sqlite): a run resumes.")
     ] = None,
     engine: Annotated[
-        EngineName, typer.Option(help="rules: in this process, or by workers on a Ray cluster.")
-    ] = EngineName.local,
+        EngineName | None, typer.Option(help="rules: this machine (the default), or workers on a Ray cluster.")
+    ] = None,
     ray_address: RayAddressOption = None,
-    workers: Annotated[int, typer.Option(help="ray: how many.", min=1)] = 1,
+    workers: Annotated[int | None, typer.Option(help="rules: how many processes or actors clean (1).", min=1)] = None,
     format: FormatOption = ReportFormat.table,
 ) -> None:
     """Rewrite prompts to their content: no artist lists, quality boosters, engines, contradictory styles."""
@@ -118,29 +119,33 @@ def clean_command(
     from humanpref.prompts.clean import clean_file, count_prompts
 
     chosen: Cleaner
+    asking: dict[str, Any] = {"concurrency": concurrency, "timeout": timeout, "retries": retries}
+    of_llm = {"llm_model": llm_model, "base_url": base_url, "price_in": price_in, "price_out": price_out}
     if cleaner is CleanerName.llm:
         from humanpref.prompts.llm import LLMCleaner, LLMOptions
 
-        if engine is EngineName.ray:
-            raise DataError("--engine ray is for --cleaner rules; llm waits for its endpoint, see --concurrency")
+        only_for(
+            "--cleaner rules (llm waits for its endpoint, see --concurrency)",
+            engine=engine, ray_address=ray_address, workers=workers,
+        )  # fmt: skip
         if not llm_model:
             raise HumanprefError("--cleaner llm needs --llm-model, the model's name at the endpoint")
         if not (key := os.environ.get("OPENAI_API_KEY")):
             raise HumanprefError("--cleaner llm needs the key in the environment variable OPENAI_API_KEY "
                                  "(any word for an endpoint that asks for none)")  # fmt: skip
-        options = LLMOptions(llm_model, base_url, concurrency, timeout, retries, price_in, price_out)
+        given = {name: value for name, value in asking.items() if value is not None}
+        options = LLMOptions(llm_model, base_url, price_in=price_in, price_out=price_out, **given)
         chosen = LLMCleaner(options, key, cache or out.with_name(out.name + ".cache.sqlite"))
     else:
+        from humanpref.engines import Engine
         from humanpref.prompts.rules import RuleCleaner
+        from humanpref.prompts.spread import SpreadCleaner
 
-        if llm_model or base_url or cache:
-            raise DataError("--llm-model, --base-url and --cache belong to --cleaner llm")
+        only_for("--cleaner llm", **of_llm, **asking, cache=cache)
+        where = Engine("local" if engine is None else engine.value, workers or 1, ray_address)
         chosen = RuleCleaner()
-        if engine is EngineName.ray:
-            from humanpref.engines import Engine
-            from humanpref.prompts.spread import SpreadCleaner
-
-            chosen = SpreadCleaner(RuleCleaner, chosen.name, Engine("ray", workers, ray_address), say)
+        if where != Engine():
+            chosen = SpreadCleaner(RuleCleaner, chosen.name, where, say)
     with progress("Cleaning", count_prompts(prompts)) as advance:
         report = clean_file(prompts, out, chosen, held=held, review=review, on_prompt=advance)
     print(output.clean_json(report) if format is ReportFormat.json else output.clean_table(report))

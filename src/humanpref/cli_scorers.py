@@ -68,18 +68,23 @@ def by_scorer(values: Sequence[str] | None, names: Sequence[str], option: str) -
     """Read `[NAME=]VALUE` options -> {scorer: value}; without a name it is the only scorer's."""
     found: dict[str, str] = {}
     for value in values or ():
-        name, equals, rest = value.partition("=")
-        if equals and name in SPECS:
-            if name not in names:
-                raise ScoreError(f"{option} {value}: {name} is not among the scorers to evaluate")
-        elif len(names) == 1:
-            name, rest = names[0], value
-        else:
+        name, rest = addressed(value, names, option)
+        if name is None and len(names) > 1:
             raise ScoreError(f"{option} {value}: say which scorer it belongs to, as {option} NAME={value}")
-        if name in found:
+        if (name := name or names[0]) in found:
             raise ScoreError(f"{option} is given twice for {name}")
         found[name] = rest
     return found
+
+
+def addressed(value: str, names: Sequence[str], option: str) -> tuple[str | None, str]:
+    """Read `[NAME=]VALUE`, NAME one of `names` -> (the name or None, the value)."""
+    for name in names:  # a trained model's is a path, in which = may stand
+        if value.startswith(f"{name}="):
+            return name, value.removeprefix(f"{name}=")
+    if (name := value.partition("=")[0]) != value and name in SPECS:
+        raise ScoreError(f"{option} {value}: {name} is not among the scorers of this command")
+    return None, value
 
 
 def check_weights(options: Mapping[str, LoadOptions]) -> None:

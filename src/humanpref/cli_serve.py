@@ -22,9 +22,9 @@ from humanpref.cli_options import (
     Resize,
     ResizeOption,
 )
-from humanpref.cli_scorers import ArchByScorer, ModelsOption, WeightsByScorer, options_by_scorer
+from humanpref.cli_scorers import ArchByScorer, ModelsOption, WeightsByScorer, addressed, options_by_scorer
 from humanpref.errors import MissingExtraError, ScoreError
-from humanpref.scorers import DEFAULT_SCORER, SPECS, LoadOptions, check_options, get_spec
+from humanpref.scorers import DEFAULT_SCORER, LoadOptions, check_options, get_spec
 from humanpref.serve.config import MIB, ServeConfig
 from humanpref.terminal import say
 
@@ -86,8 +86,6 @@ def serve_command(
     common = LoadOptions(resize=resize.value, precision=precision.value, decode=decode.value, compiled=compiled)
     chosen = options_by_scorer(names, weights, arch, common)
     for name, own in chosen.items():
-        if get_spec(name).ships and len(names) > 1:
-            places[name] = ("auto",)
         for place in places[name]:
             check_options(get_spec(name), replace(own, device=place))
     try:
@@ -125,13 +123,22 @@ def _leave() -> NoReturn:
 
 
 def _devices(values: list[str] | None, names: list[str]) -> dict[str, tuple[str, ...]]:
-    """Read `[NAME=]DEVICE[,DEVICE...]` -> each scorer's devices; without a name it is meant for all."""
-    found: dict[str, tuple[str, ...]] = {}
+    """Read `[NAME=]DEVICE[,DEVICE...]` -> each scorer's devices. Those of a name add up; without a name they are meant
+    for all scorers that are not named, but for what ships with the package and has only one, if it is among others."""
+    own: dict[str | None, list[str]] = {}
     for value in values or ():
-        name, equals, rest = value.partition("=")
-        if equals and name not in names:
-            what = "not among the scorers to serve" if name in SPECS else "no scorer to serve"
-            raise ScoreError(f"--device {value}: {name} is {what}")
-        for one in [name] if equals else [n for n in names if n not in found]:
-            found[one] = tuple((rest if equals else value).split(","))
-    return {name: found.get(name, ("auto",)) for name in names}
+        name, devices = addressed(value, names, "--device")
+        if name is None and "=" in value:
+            raise ScoreError(f"--device {value}: {value.partition('=')[0]} is no scorer of this command")
+        if name is None and None in own:
+            raise ScoreError(
+                f"--device {','.join(own[None])} and --device {devices}: say which scorer each is of, as "
+                f"NAME={devices}; or {','.join([*own[None], devices])} for a replica on each"
+            )
+        own.setdefault(name, []).extend(devices.split(","))
+    others = [name for name in names if name not in own]
+    if None in own and not others:
+        raise ScoreError(f"--device {','.join(own[None])}: is of no use, each scorer has one by name; leave it out")
+    for name in others:
+        own[name] = own[None] if None in own and not (get_spec(name).ships and len(names) > 1) else ["auto"]
+    return {name: tuple(own[name]) for name in names}
