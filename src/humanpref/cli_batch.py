@@ -25,10 +25,17 @@ from humanpref.cli_options import (
     ReportFormat,
     Resize,
     ResizeOption,
-    complete_model,
 )
-from humanpref.cli_scorers import ArchByScorer, WeightsByScorer, check_weights, options_by_scorer
-from humanpref.scorers import DEFAULT_SCORER, LoadOptions, get_spec
+from humanpref.cli_scorers import (
+    ArchByScorer,
+    ModelsOption,
+    WeightsByScorer,
+    check_weights,
+    options_by_scorer,
+    split_words,
+)
+from humanpref.errors import DataError
+from humanpref.scorers import SPECS, LoadOptions, get_spec
 from humanpref.terminal import say
 
 if TYPE_CHECKING:
@@ -46,12 +53,6 @@ class EmbeddingFormat(str, Enum):
 
     float16 = "float16"
     float32 = "float32"
-
-
-ModelsOption = Annotated[
-    list[str] | None,
-    typer.Option("--model", "-m", metavar="NAME", help="A scorer; several for several.", autocompletion=complete_model),
-]
 
 
 def batch_command(
@@ -101,7 +102,12 @@ def batch_command(
     from humanpref.batch.score import Model
     from humanpref.engines import Engine
 
-    names = [name for word in model or [DEFAULT_SCORER] for name in word.split(",")]
+    words, names = split_words([*data, out], model)
+    if len(words) < 2:
+        raise typer.BadParameter("name the data, and last the folder of the scores", param_hint="IN... OUT")
+    *data, out = words
+    if out in SPECS:
+        raise DataError(f"OUT is {out}, a scorer's name; put the folder of the scores last, or write ./{out}")
     common = LoadOptions(None, None, resize.value, precision.value, device, decode.value, compiled)
     options = options_by_scorer(names, weights, arch, common)
     models = [Model(name, **vars(own)) for name, own in options.items()]

@@ -93,7 +93,8 @@ def run_command(
     from humanpref.benchmark.run import run_benchmark
     from humanpref.benchmark.suites import load_suite
 
-    paths, names = split_words(images or [], model, none_is_fine=True)
+    words, names = split_words(images or [], model)
+    paths = [Path(word) for word in words]
     if not paths and not backend:
         raise DataError("no images: name folders of them (STYLE/00000.jpg ...), or make them with --backend")
     if not backend:

@@ -101,7 +101,9 @@ def evaluate_command(
     from humanpref.evaluation.generator_metrics import judge_generators
     from humanpref.evaluation.report import check_report, write_report
 
-    paths, names = split_words(data, model)
+    words, names = split_words(data, model)
+    if not (paths := [Path(word) for word in words]):
+        raise DataError("no data to evaluate on; name a file in a known format, or a folder that holds one")
     threshold = _threshold(tie_threshold)
     chosen = options_by_scorer(names, weights, arch, common_options(resize, precision, device))
     _check_level(level, fid, inception_score, inception_weights)

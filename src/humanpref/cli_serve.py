@@ -22,9 +22,16 @@ from humanpref.cli_options import (
     Resize,
     ResizeOption,
 )
-from humanpref.cli_scorers import ArchByScorer, ModelsOption, WeightsByScorer, addressed, options_by_scorer
-from humanpref.errors import MissingExtraError, ScoreError
-from humanpref.scorers import DEFAULT_SCORER, LoadOptions, check_options, get_spec
+from humanpref.cli_scorers import (
+    ArchByScorer,
+    ModelsOption,
+    WeightsByScorer,
+    addressed,
+    named_scorers,
+    options_by_scorer,
+)
+from humanpref.errors import MissingExtraError, ScoreError, UnknownNameError
+from humanpref.scorers import LoadOptions, check_options, get_spec
 from humanpref.serve.config import MIB, ServeConfig
 from humanpref.terminal import say
 
@@ -40,6 +47,7 @@ DevicesOption = Annotated[
 
 def serve_command(
     model: ModelsOption = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="NAME", hidden=True)] = None,
     weights: WeightsByScorer = None,
     arch: ArchByScorer = None,
     resize: ResizeOption = Resize.antialias,
@@ -79,9 +87,9 @@ def serve_command(
         drain_seconds=drain_seconds,
         allow_url=allow_url,
     )
-    names = [name for word in model or (DEFAULT_SCORER,) for name in word.split(",")]
-    for name in names:
-        get_spec(name)
+    if more and not model:
+        raise UnknownNameError(f"{more[0]}: what to serve is named by --model (see: humanpref models)")
+    names = named_scorers([*(model or ()), *(more or ())])
     places = _devices(device, names)
     common = LoadOptions(resize=resize.value, precision=precision.value, decode=decode.value, compiled=compiled)
     chosen = options_by_scorer(names, weights, arch, common)
