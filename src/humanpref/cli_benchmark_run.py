@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from humanpref.cli_benchmark_shared import DEFAULT_OUT, listed
 from humanpref.cli_options import (
     DeviceOption,
-    PrecisionName,
     PrecisionOption,
-    ReportFormat,
-    Resize,
+    ReportFormatOption,
     ResizeOption,
     common_options,
     load,
@@ -30,17 +29,13 @@ from humanpref.cli_scorers import (
     split_words,
 )
 from humanpref.errors import DataError, HumanprefError
-from humanpref.terminal import progress, say
+from humanpref.terminal import image_progress, progress, say
 
 if TYPE_CHECKING:
     from humanpref.benchmark.collect import GeneratorImages
     from humanpref.benchmark.run import RunReport
     from humanpref.benchmark.suites import Suite
     from humanpref.scorers import Scorer
-
-DEFAULT_OUT = Path("benchmark")
-SHOWN = 5
-"""How many missing or unreadable images are named; all of them are in the result file."""
 
 SuiteOption = Annotated[
     str,
@@ -82,11 +77,11 @@ def run_command(
     ] = False,
     weights: WeightsByScorer = None,
     arch: ArchByScorer = None,
-    resize: ResizeOption = Resize.antialias,
-    precision: PrecisionOption = PrecisionName.auto,
+    resize: ResizeOption = "antialias",
+    precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
     no_cache: NoCacheOption = False,
-    format: Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")] = ReportFormat.table,
+    format: ReportFormatOption = "table",
 ) -> None:
     """Score generators' images of a suite, each image once by all scorers. Stop it when you like: it goes on."""
     from humanpref.benchmark.collect import collect
@@ -116,7 +111,7 @@ def run_command(
         if cache.trouble:
             say(cache.trouble)
     say_notes(report, scorers)
-    print(_run_json(report, out) if format is ReportFormat.json else _run_table(report, out))
+    print(_run_json(report, out) if format == "json" else _run_table(report, out))
     incomplete = [result for result in report.results if not result.complete]
     if incomplete:
         say_shortcomings(generators, found_suite, report)
@@ -138,7 +133,7 @@ def _generate(suite: Suite, backends: Sequence[str], folder: Path, seed: int, im
         folder,
         seed=seed,
         images_per_prompt=images_per_prompt,
-        track=lambda title, total: progress(title, total, unit="images"),
+        track=image_progress,
         on_note=say,
     )
     say(f"{folder}: {report.made} images made, {report.already} were there, {report.failed} failed")
@@ -168,11 +163,6 @@ def say_shortcomings(generators: Sequence[GeneratorImages], suite: Suite, report
         unreadable = {one.error: None for r in report.results if r.generator == own.generator for one in r.unreadable}
         if unreadable:
             say(f"{own.generator}: {len(unreadable)} images cannot be read: {listed(list(unreadable))}")
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first few of many names, and how many more there are."""
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _run_table(report: RunReport, out: Path) -> str:

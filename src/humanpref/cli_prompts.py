@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from humanpref.cli_options import (
-    EngineName,
     RayAddressOption,
-    ReportFormat,
+    ReportFormatOption,
     only_for,
 )
 from humanpref.errors import HumanprefError
@@ -27,16 +25,6 @@ prompts_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-
-class CleanerName(str, Enum):
-    """What cleans."""
-
-    rules = "rules"
-    llm = "llm"
-
-
-FormatOption = Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")]
 
 
 @prompts_app.command("collect")
@@ -58,7 +46,7 @@ def collect_command(
     max_prompt_nsfw: Annotated[float, typer.Option(help="Leave out from this prompt_nsfw on (over 1: never).")] = 0.5,
     max_image_nsfw: Annotated[float, typer.Option(help="Leave out from this image_nsfw on (over 2: never).")] = 0.5,
     near: Annotated[float, typer.Option(help="Similarity of near-duplicates, from 0.5 to 1; 0: keep them.")] = 0.8,
-    format: FormatOption = ReportFormat.table,
+    format: ReportFormatOption = "table",
 ) -> None:
     """Collect prompts from public sets: filtered, without duplicates, sampled by quota; every drop is counted."""
     from humanpref.prompts import output
@@ -81,7 +69,7 @@ def collect_command(
     for source in report.sources:
         if source.short:
             say(f"{source.source}: {source.short} fewer than its quota of {source.quota}")
-    print(output.collect_json(report) if format is ReportFormat.json else output.collect_table(report))
+    print(output.collect_json(report) if format == "json" else output.collect_table(report))
 
 
 @prompts_app.command("clean")
@@ -89,8 +77,8 @@ def clean_command(
     prompts: Annotated[Path, typer.Argument(help="Prompts, in any layout that collect knows.")],
     out: Annotated[Path, typer.Option(help="What to write: .jsonl, .parquet or .txt.")],
     cleaner: Annotated[
-        CleanerName, typer.Option(help="rules: offline. llm: a model behind an API.")
-    ] = CleanerName.rules,
+        Literal["rules", "llm"], typer.Option(help="rules: offline. llm: a model behind an API.")
+    ] = "rules",
     review: Annotated[Path | None, typer.Option(help="Write a page of all changes for a person to review.")] = None,
     held: Annotated[
         Path | None, typer.Option(help="Where prompts go that need a person, or are empty (OUT.review.jsonl).")
@@ -108,11 +96,12 @@ def clean_command(
         Path | None, typer.Option(help="llm: where answers are kept (OUT.cache.sqlite): a run resumes.")
     ] = None,
     engine: Annotated[
-        EngineName | None, typer.Option(help="rules: this machine (the default), or workers on a Ray cluster.")
+        Literal["local", "ray"] | None,
+        typer.Option(help="rules: this machine (the default), or workers on a Ray cluster."),
     ] = None,
     ray_address: RayAddressOption = None,
     workers: Annotated[int | None, typer.Option(help="rules: how many processes or actors clean (1).", min=1)] = None,
-    format: FormatOption = ReportFormat.table,
+    format: ReportFormatOption = "table",
 ) -> None:
     """Rewrite prompts to their content: no artist lists, quality boosters, engines, contradictory styles."""
     from humanpref.prompts import output
@@ -121,7 +110,7 @@ def clean_command(
     chosen: Cleaner
     asking: dict[str, Any] = {"concurrency": concurrency, "timeout": timeout, "retries": retries}
     of_llm = {"llm_model": llm_model, "base_url": base_url, "price_in": price_in, "price_out": price_out}
-    if cleaner is CleanerName.llm:
+    if cleaner == "llm":
         from humanpref.prompts.llm import LLMCleaner, LLMOptions
 
         only_for(
@@ -142,13 +131,13 @@ def clean_command(
         from humanpref.prompts.spread import SpreadCleaner
 
         only_for("--cleaner llm", **of_llm, **asking, cache=cache)
-        where = Engine("local" if engine is None else engine.value, workers or 1, ray_address)
+        where = Engine("local" if engine is None else engine, workers or 1, ray_address)
         chosen = RuleCleaner()
         if where != Engine():
             chosen = SpreadCleaner(RuleCleaner, chosen.name, where, say)
     with progress("Cleaning", count_prompts(prompts)) as advance:
         report = clean_file(prompts, out, chosen, held=held, review=review, on_prompt=advance)
-    print(output.clean_json(report) if format is ReportFormat.json else output.clean_table(report))
+    print(output.clean_json(report) if format == "json" else output.clean_table(report))
     if waiting := report.status["review"] + report.status["empty"]:
         say(f"{waiting:,} prompts need a person or have no content: {report.held}")
     if review is not None:

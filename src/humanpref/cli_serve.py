@@ -15,11 +15,8 @@ import typer
 
 from humanpref.cli_options import (
     CompiledOption,
-    DecodeName,
     DecodeOption,
-    PrecisionName,
     PrecisionOption,
-    Resize,
     ResizeOption,
 )
 from humanpref.cli_scorers import (
@@ -50,10 +47,10 @@ def serve_command(
     more: Annotated[list[str] | None, typer.Argument(metavar="NAME", hidden=True)] = None,
     weights: WeightsByScorer = None,
     arch: ArchByScorer = None,
-    resize: ResizeOption = Resize.antialias,
-    precision: PrecisionOption = PrecisionName.auto,
+    resize: ResizeOption = "antialias",
+    precision: PrecisionOption = "auto",
     device: DevicesOption = None,
-    decode: DecodeOption = DecodeName.exact,
+    decode: DecodeOption = "exact",
     compiled: CompiledOption = False,
     host: Annotated[str, typer.Option(help="0.0.0.0: from other machines, behind a TLS proxy.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
@@ -91,7 +88,7 @@ def serve_command(
         raise UnknownNameError(f"{more[0]}: what to serve is named by --model (see: humanpref models)")
     names = named_scorers([*(model or ()), *(more or ())])
     places = _devices(device, names)
-    common = LoadOptions(resize=resize.value, precision=precision.value, decode=decode.value, compiled=compiled)
+    common = LoadOptions(resize=resize, precision=precision, decode=decode, compiled=compiled)
     chosen = options_by_scorer(names, weights, arch, common)
     for name, own in chosen.items():
         for place in places[name]:
