@@ -23,12 +23,9 @@ from humanpref.cli_improve import improve_app
 from humanpref.cli_options import (
     ArchOption,
     DeviceOption,
-    Format,
     FormatOption,
     ModelOption,
-    PrecisionName,
     PrecisionOption,
-    Resize,
     ResizeOption,
     WeightsOption,
     load,
@@ -84,10 +81,10 @@ def score_command(
     model: ModelOption = DEFAULT_SCORER,
     weights: WeightsOption = None,
     arch: ArchOption = None,
-    resize: ResizeOption = Resize.antialias,
-    precision: PrecisionOption = PrecisionName.auto,
+    resize: ResizeOption = "antialias",
+    precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
-    format: FormatOption = Format.table,
+    format: FormatOption = "table",
     allow_url: AllowUrlOption = False,
 ) -> None:
     """Rank images for a prompt, with the probability that each is preferred."""
@@ -96,11 +93,11 @@ def score_command(
     from humanpref.ranking import score
 
     sources = expand_sources(images, allow_url=allow_url)
-    scorer = load(model, LoadOptions(weights, arch, resize.value, precision.value, device))
+    scorer = load(model, LoadOptions(weights, arch, resize, precision, device))
     with _progress("Scoring", len(sources)) as advance:
         report = score(sources, prompt, scorer, on_image=advance)
     _say(*report.notes)
-    print(output.RENDER_SCORE[format.value](report))
+    print(output.RENDER_SCORE[format](report))
     if report.failures:
         _say(*(failure.error for failure in report.failures))
         raise ScoreError(f"{len(report.failures)} of {len(sources)} images could not be scored; the others are above")
@@ -113,10 +110,10 @@ def compare_command(
     model: ModelOption = DEFAULT_SCORER,
     weights: WeightsOption = None,
     arch: ArchOption = None,
-    resize: ResizeOption = Resize.antialias,
-    precision: PrecisionOption = PrecisionName.auto,
+    resize: ResizeOption = "antialias",
+    precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
-    format: FormatOption = Format.table,
+    format: FormatOption = "table",
     allow_url: AllowUrlOption = False,
 ) -> None:
     """Put images of one prompt head to head: how likely is each preferred to each other one?"""
@@ -127,19 +124,19 @@ def compare_command(
     sources = expand_sources(images, allow_url=allow_url)
     if len(sources) < 2:
         raise ScoreError(f"a comparison needs at least two images, got {len(sources)}")
-    scorer = load(model, LoadOptions(weights, arch, resize.value, precision.value, device))
+    scorer = load(model, LoadOptions(weights, arch, resize, precision, device))
     with _progress("Scoring", len(sources)) as advance:
         comparison = compare(sources, prompt, scorer, on_image=advance)
     _say(*comparison.notes)
-    print(output.RENDER_COMPARISON[format.value](comparison))
+    print(output.RENDER_COMPARISON[format](comparison))
 
 
 @app.command("models")
-def models_command(format: FormatOption = Format.table) -> None:
+def models_command(format: FormatOption = "table") -> None:
     """List the scorers."""
     from humanpref import output
 
-    print(output.RENDER_MODELS[format.value](tuple(SPECS.values())))
+    print(output.RENDER_MODELS[format](tuple(SPECS.values())))
 
 
 @app.command("download")
@@ -175,7 +172,7 @@ def download_command(
 @app.command("demo")
 def demo_command(
     out: Annotated[Path, typer.Option(help="Where to put the images it makes.")] = Path("humanpref-demo"),
-    format: FormatOption = Format.table,
+    format: FormatOption = "table",
 ) -> None:
     """Rank example images; then go from prompts to preferences in a small world of shapes. Works offline."""
     from humanpref import output
@@ -192,7 +189,7 @@ def demo_command(
     except OSError as error:
         raise HumanprefError(f"{out}: the demo's images cannot be written ({error})") from None
     _say(*report.notes)
-    print(output.RENDER_SCORE[format.value](report))
+    print(output.RENDER_SCORE[format](report))
     _say(f"Look at {out / 'ranking.png'}")
     prompts, evaluation, link = run_pipeline(out, lite, track=_progress)
     write_page(prompts, evaluation, out / "index.html")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from humanpref.cli_options import ReportFormat
+from humanpref.cli_options import only_for
 from humanpref.errors import UnknownNameError
 from humanpref.terminal import progress, say
 
@@ -29,22 +28,6 @@ DbOption = Annotated[
 SERVER = "http://127.0.0.1:8000"
 
 
-class Order(str, Enum):
-    """What is asked next."""
-
-    random = "random"
-    active = "active"
-
-
-class ConsensusName(str, Enum):
-    """Ways to make one order of many (`humanpref.annotate.aggregate.METHODS`)."""
-
-    mean_rank = "mean_rank"
-    borda = "borda"
-    plackett_luce = "plackett_luce"
-    weighted = "weighted"
-
-
 @annotate_app.command("init")
 def init_command(
     images: Annotated[Path, typer.Option(help="A folder of `humanpref generate`, a data file, or group folders.")],
@@ -59,7 +42,9 @@ def init_command(
     lease_minutes: Annotated[float, typer.Option(help="When an unanswered group is free again.")] = 30.0,
     minimum_seconds: Annotated[float, typer.Option(help="What a careful ranking takes at least.")] = 3.0,
     self_registration: Annotated[bool, typer.Option("--self-registration", help="Anyone may join.")] = False,
-    order: Annotated[Order, typer.Option(help="Any group next, or the one that tells most.")] = Order.random,
+    order: Annotated[
+        Literal["random", "active"], typer.Option(help="Any group next, or the one that tells most.")
+    ] = "random",
     title: Annotated[str, typer.Option(help="The heading of the pages.")] = "Which pictures do you prefer?",
     seed: Annotated[int, typer.Option(help="What decides the groups' order and the practice groups.")] = 0,
 ) -> None:
@@ -78,7 +63,7 @@ def init_command(
         minimum_seconds=minimum_seconds,
         practice=practice,
         self_registration=self_registration,
-        order=order.value,
+        order=order,
         seed=seed,
     )
     found, root = find_groups(images)
@@ -126,7 +111,7 @@ def serve_command(
 
 @annotate_app.command("status")
 def status_command(
-    db: DbOption, format: Annotated[ReportFormat, typer.Option(help="table or json.")] = ReportFormat.table
+    db: DbOption, format: Annotated[Literal["table", "json"], typer.Option(help="table or json.")] = "table"
 ) -> None:
     """Print how far the project is, and whom to look at."""
     from humanpref.annotate.exclusion import suspects
@@ -151,7 +136,7 @@ def status_command(
         }
         for person in people
     ]
-    if format is ReportFormat.json:
+    if format == "json":
         plain = {name: value for name, value in asdict(counts).items() if name != "hours"}
         print(to_json({**plain, "annotators": rows}))
         return
@@ -188,7 +173,7 @@ def admin_token_command(db: DbOption) -> None:
 def exclude_command(
     db: DbOption,
     numbers: Annotated[list[int] | None, typer.Argument(metavar="NUMBER", help="Whom (see: annotate status).")] = None,
-    reason: Annotated[str, typer.Option(help="Why; it is kept and shown.")] = "by the administrator",
+    reason: Annotated[str | None, typer.Option(help="Why; it is kept and shown (by the administrator).")] = None,
     suspects: Annotated[bool, typer.Option("--suspects", help="All that the rule names, for its reasons.")] = False,
     readmit: Annotated[bool, typer.Option("--readmit", help="Count them again.")] = False,
 ) -> None:
@@ -197,8 +182,10 @@ def exclude_command(
 
     if bool(numbers) == suspects or (suspects and readmit):
         raise UnknownNameError("name the people by number, or give --suspects (without --readmit)")
+    if readmit or suspects:
+        only_for("people named by number who are left out: --suspects has the rule's reasons", reason=reason)
     store = _open(db)
-    reasons = dict.fromkeys(numbers or (), None if readmit else reason)
+    reasons = dict.fromkeys(numbers or (), None if readmit else reason or "by the administrator")
     if suspects:
         gone = {person.number for person in store.annotators() if person.excluded is not None}
         named = exclusion.suspects(store.judgements(), store.groups(), store.config, excluded=gone)
@@ -216,7 +203,8 @@ def export_command(
     db: DbOption,
     format: Annotated[str, typer.Option(help="rankings, hpdv2-train, hpdv2-test, pickapic or pairs.")] = "rankings",
     consensus: Annotated[
-        ConsensusName | None, typer.Option(help="Also the common order of each group; hpdv2-test: mean_rank.")
+        Literal["mean_rank", "borda", "plackett_luce", "weighted"] | None,
+        typer.Option(help="Also the common order of each group; hpdv2-test: mean_rank."),
     ] = None,
     image_root: Annotated[Path | None, typer.Option(help="The folder that images are named in.")] = None,
     keep_excluded: Annotated[bool, typer.Option("--keep-excluded", help="Also people who were left out.")] = False,
@@ -235,7 +223,7 @@ def export_command(
         out,
         image_folder=image_root or store.image_root,
         format=format,
-        consensus=None if consensus is None else consensus.value,
+        consensus=consensus,
         keep_excluded=keep_excluded,
         keep_unsafe=keep_unsafe,
     )

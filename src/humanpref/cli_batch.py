@@ -6,29 +6,31 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from humanpref.cli_options import (
     CompiledOption,
     CpusPerWorkerOption,
-    DecodeName,
     DecodeOption,
     DeviceOption,
-    EngineName,
     EngineOption,
-    PrecisionName,
     PrecisionOption,
     RayAddressOption,
-    ReportFormat,
-    Resize,
+    ReportFormatOption,
     ResizeOption,
-    complete_model,
 )
-from humanpref.cli_scorers import ArchByScorer, WeightsByScorer, check_weights, options_by_scorer
-from humanpref.scorers import DEFAULT_SCORER, LoadOptions, get_spec
+from humanpref.cli_scorers import (
+    ArchByScorer,
+    ModelsOption,
+    WeightsByScorer,
+    check_weights,
+    options_by_scorer,
+    split_words,
+)
+from humanpref.errors import DataError
+from humanpref.scorers import SPECS, LoadOptions, get_spec
 from humanpref.terminal import say
 
 if TYPE_CHECKING:
@@ -39,19 +41,6 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 30.0
 """Between lines of progress where no terminal shows a bar."""
-
-
-class EmbeddingFormat(str, Enum):
-    """Number format of image embeddings."""
-
-    float16 = "float16"
-    float32 = "float32"
-
-
-ModelsOption = Annotated[
-    list[str] | None,
-    typer.Option("--model", "-m", metavar="NAME", help="A scorer; several for several.", autocompletion=complete_model),
-]
 
 
 def batch_command(
@@ -73,17 +62,19 @@ def batch_command(
         str | None, typer.Option(help="Where image paths begin (default: beside their file).")
     ] = None,
     allow_url: Annotated[bool, typer.Option("--allow-url", help="Fetch images that are given as URLs.")] = False,
-    embeddings: Annotated[EmbeddingFormat | None, typer.Option(help="Keep CLIP's image embeddings, too.")] = None,
+    embeddings: Annotated[
+        Literal["float16", "float32"] | None, typer.Option(help="Keep CLIP's image embeddings, too.")
+    ] = None,
     prompts: Annotated[bool, typer.Option("--prompts/--no-prompts", help="Keep the prompts beside the scores.")] = True,
     part_rows: Annotated[int, typer.Option(help="Rows of a part of the output.", min=1)] = 2048,
     weights: WeightsByScorer = None,
     arch: ArchByScorer = None,
-    resize: ResizeOption = Resize.antialias,
-    precision: PrecisionOption = PrecisionName.auto,
+    resize: ResizeOption = "antialias",
+    precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
-    decode: DecodeOption = DecodeName.exact,
+    decode: DecodeOption = "exact",
     compiled: CompiledOption = False,
-    engine: EngineOption = EngineName.local,
+    engine: EngineOption = "local",
     ray_address: RayAddressOption = None,
     workers: Annotated[
         int | None,
@@ -93,7 +84,7 @@ def batch_command(
     ] = None,
     gpus_per_worker: Annotated[float | None, typer.Option(help="GPUs that each worker needs.", min=0.0)] = None,
     cpus_per_worker: CpusPerWorkerOption = 1.0,
-    format: Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")] = ReportFormat.table,
+    format: ReportFormatOption = "table",
 ) -> None:
     """Score a whole dataset into Parquet. Stop it when you like: the same command goes on."""
     from humanpref.batch.records import Reading
@@ -101,23 +92,28 @@ def batch_command(
     from humanpref.batch.score import Model
     from humanpref.engines import Engine
 
-    names = [name for word in model or [DEFAULT_SCORER] for name in word.split(",")]
-    common = LoadOptions(None, None, resize.value, precision.value, device, decode.value, compiled)
+    words, names = split_words([*data, out], model)
+    if len(words) < 2:
+        raise typer.BadParameter("name the data, and last the folder of the scores", param_hint="IN... OUT")
+    *data, out = words
+    if out in SPECS:
+        raise DataError(f"OUT is {out}, a scorer's name; put the folder of the scores last, or write ./{out}")
+    common = LoadOptions(None, None, resize, precision, device, decode, compiled)
     options = options_by_scorer(names, weights, arch, common)
-    if engine is EngineName.local:  # a cluster's machines have files of their own
-        check_weights({name: own for name, own in options.items() if get_spec(name).path is None})
     models = [Model(name, **vars(own)) for name, own in options.items()]
     if workers is None:
-        workers, gpus = _default_workers(models, engine.value)
+        workers, gpus = _default_workers(models, engine)
         gpus_per_worker = gpus if gpus_per_worker is None else gpus_per_worker
-    where = Engine(engine.value, workers, ray_address, cpus_per_worker, gpus_per_worker or 0.0)
+    where = Engine(engine, workers, ray_address, cpus_per_worker, gpus_per_worker or 0.0)
+    if engine == "local":  # a cluster's machines have files of their own
+        check_weights({name: own for name, own in options.items() if get_spec(name).path is None})
     with _progress() as on_progress:
         report = batch(
             data,
             out,
             models,
             reading=Reading(image_column, prompt_column, prompt, image_root, allow_url),
-            embeddings=None if embeddings is None else embeddings.value,
+            embeddings=embeddings,
             prompts=prompts,
             part_rows=part_rows,
             engine=where,
@@ -125,7 +121,7 @@ def batch_command(
             on_progress=on_progress,
             on_note=say,
         )
-    print(_as_json(report) if format is ReportFormat.json else _as_table(report))
+    print(_as_json(report) if format == "json" else _as_table(report))
     if report.truncated:
         say(f"of {report.truncated:,} rows a scorer read only the beginning of the prompt (truncated in the output)")
     if failed := sum(report.errors.values()):
@@ -148,7 +144,7 @@ def select_command(
     ] = None,
     memory_mib: Annotated[int, typer.Option(help="Memory to use; what does not fit goes to the disk.", min=256)] = 1024,
     overwrite: Annotated[bool, typer.Option(help="Replace an OUT that exists.")] = False,
-    format: Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")] = ReportFormat.table,
+    format: ReportFormatOption = "table",
 ) -> None:
     """Keep the best rows of a scored dataset: above a score, the best part of all, or the best of each prompt."""
     from humanpref.batch.select import select
@@ -157,7 +153,7 @@ def select_command(
         scores, out, model=model, top=top, per=per, min_score=min_score, quantile=quantile, memory_mib=memory_mib,
         overwrite=overwrite,
     )  # fmt: skip
-    print(_as_json(report) if format is ReportFormat.json else _select_table(report))
+    print(_as_json(report) if format == "json" else _select_table(report))
     if report.complete is False:
         say(f"{scores} is not complete: the batch run that fills it has not ended; these are the rows so far")
 

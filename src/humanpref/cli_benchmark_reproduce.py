@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from humanpref.cli_benchmark_run import own_cache, say_notes, say_shortcomings
+from humanpref.cli_benchmark_shared import (
+    DEFAULT_OUT,
+    AllowIncompleteOption,
+    SeedOption,
+    TableFormat,
+    TableFormatOption,
+    print_tables,
+)
 from humanpref.cli_options import (
     DeviceOption,
-    PrecisionName,
     PrecisionOption,
     load,
 )
@@ -25,38 +32,23 @@ from humanpref.terminal import progress, say
 
 if TYPE_CHECKING:
     from humanpref.benchmark.reproduce import Reproduction
-from humanpref.cli_benchmark_run import DEFAULT_OUT, own_cache, say_notes, say_shortcomings
-from humanpref.cli_benchmark_tables import (
-    AllowIncompleteOption,
-    SeedOption,
-    TableFormat,
-    TableFormatOption,
-    print_tables,
-)
-
-
-class HpsVersion(str, Enum):
-    """A published benchmark table."""
-
-    v2_0 = "v2.0"
-    v2_1 = "v2.1"
 
 
 def reproduce_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A published model, or its archive: glide, sdv2 ...")],
-    hps_version: Annotated[HpsVersion, typer.Option(help="Which published table.")] = HpsVersion.v2_1,
+    hps_version: Annotated[Literal["v2.0", "v2.1"], typer.Option(help="Which published table.")] = "v2.1",
     out: Annotated[Path, typer.Option(help="Where results go.")] = DEFAULT_OUT,
     data: Annotated[
         Path | None, typer.Option(help="Where the images are put (default: humanpref-data/hps-benchmark-ARCHIVE).")
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="A checkpoint file, instead of the published one.")] = None,
     arch: Annotated[str | None, typer.Option(help="open_clip architecture name or JSON config.")] = None,
-    precision: PrecisionOption = PrecisionName.auto,
+    precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
     allow_incomplete: AllowIncompleteOption = False,
     no_cache: NoCacheOption = False,
     seed: SeedOption = 0,
-    format: TableFormatOption = TableFormat.table,
+    format: TableFormatOption = "table",
 ) -> None:
     """Measure a published model again, from its authors' images, with both resizes: which one was it?"""
     from humanpref.benchmark.leaderboard import check_results
@@ -70,9 +62,9 @@ def reproduce_command(
     )
     from humanpref.benchmark.run import run_benchmark
 
-    scorer = f"hps-{hps_version.value}"
+    scorer = f"hps-{hps_version}"
     row = published_row(scorer, model)
-    options = LoadOptions(weights, arch, precision=precision.value, device=device)
+    options = LoadOptions(weights, arch, precision=precision, device=device)
     check_weights({scorer: options})
     plan = plan_archive(row, data)
     say(f"{plan.out} is there already" if plan.done else str(plan))
@@ -85,7 +77,7 @@ def reproduce_command(
     say_shortcomings([images], suite, report)
     check_results(report.results, allow_incomplete=allow_incomplete)
     found = reproduction(scorer, row, report.results)
-    if format in {TableFormat.json, TableFormat.csv}:
+    if format in {"json", "csv"}:
         _print_reproduction(found, format, seed)
     else:
         print_tables([reproduction_table(found, seed)], format)
@@ -101,7 +93,7 @@ def _print_reproduction(found: Reproduction, format: TableFormat, seed: int) -> 
             low, high = (own.ci if own is not None else None) or (None, None)
             rows.append((style, published, resize, own.mean if own is not None else None, low, high))
     names = ("style", "published", "resize", "ours", "low", "high")
-    if format is TableFormat.csv:
+    if format == "csv":
         print(to_csv(names, [["" if value is None else value for value in one] for one in rows]))
         return
     print(

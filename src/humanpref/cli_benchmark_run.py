@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from humanpref.cli_benchmark_shared import DEFAULT_OUT, listed
 from humanpref.cli_options import (
     DeviceOption,
-    PrecisionName,
     PrecisionOption,
-    ReportFormat,
-    Resize,
+    ReportFormatOption,
     ResizeOption,
     common_options,
     load,
+    only_for,
 )
 from humanpref.cli_scorers import (
     ArchByScorer,
@@ -29,17 +29,13 @@ from humanpref.cli_scorers import (
     split_words,
 )
 from humanpref.errors import DataError, HumanprefError
-from humanpref.terminal import progress, say
+from humanpref.terminal import image_progress, progress, say
 
 if TYPE_CHECKING:
     from humanpref.benchmark.collect import GeneratorImages
     from humanpref.benchmark.run import RunReport
     from humanpref.benchmark.suites import Suite
     from humanpref.scorers import Scorer
-
-DEFAULT_OUT = Path("benchmark")
-SHOWN = 5
-"""How many missing or unreadable images are named; all of them are in the result file."""
 
 SuiteOption = Annotated[
     str,
@@ -70,34 +66,41 @@ def run_command(
         list[str] | None,
         typer.Option("--backend", "-b", metavar="KIND:WHAT", help="Generate the images first, as humanpref generate."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="With --backend: what the seeds of the images are derived from.")] = 0,
-    images_per_prompt: Annotated[int, typer.Option(help="With --backend: images of each prompt.", min=1)] = 1,
+    seed: Annotated[
+        int | None, typer.Option(help="With --backend: what the seeds of the images are derived from (0).")
+    ] = None,
+    images_per_prompt: Annotated[
+        int | None, typer.Option(help="With --backend: images of each prompt (1).", min=1)
+    ] = None,
     allow_incomplete: Annotated[
         bool, typer.Option("--allow-incomplete", help="Exit with status 0 though images are missing or unreadable.")
     ] = False,
     weights: WeightsByScorer = None,
     arch: ArchByScorer = None,
-    resize: ResizeOption = Resize.antialias,
-    precision: PrecisionOption = PrecisionName.auto,
+    resize: ResizeOption = "antialias",
+    precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
     no_cache: NoCacheOption = False,
-    format: Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")] = ReportFormat.table,
+    format: ReportFormatOption = "table",
 ) -> None:
     """Score generators' images of a suite, each image once by all scorers. Stop it when you like: it goes on."""
     from humanpref.benchmark.collect import collect
     from humanpref.benchmark.run import run_benchmark
     from humanpref.benchmark.suites import load_suite
 
-    paths, names = split_words(images or [], model, none_is_fine=True)
+    words, names = split_words(images or [], model)
+    paths = [Path(word) for word in words]
     if not paths and not backend:
         raise DataError("no images: name folders of them (STYLE/00000.jpg ...), or make them with --backend")
+    if not backend:
+        only_for("--backend, which makes images", seed=seed, images_per_prompt=images_per_prompt)
     chosen = options_by_scorer(names, weights, arch, common_options(resize, precision, device))
     if out.suffix == ".json" and backend:
         raise DataError(f"{out}: with --backend, --out names a folder; the images go below it")
     found_suite = load_suite(suite, prompts)
     check_weights(chosen)
     if backend:
-        paths.append(_generate(found_suite, backend, out / "images", seed, images_per_prompt))
+        paths.append(_generate(found_suite, backend, out / "images", seed or 0, images_per_prompt or 1))
     generators = [own for path in paths for own in collect(path, found_suite, name)]
     scorers = [load(one, options) for one, options in chosen.items()]
     with (
@@ -108,7 +111,7 @@ def run_command(
         if cache.trouble:
             say(cache.trouble)
     say_notes(report, scorers)
-    print(_run_json(report, out) if format is ReportFormat.json else _run_table(report, out))
+    print(_run_json(report, out) if format == "json" else _run_table(report, out))
     incomplete = [result for result in report.results if not result.complete]
     if incomplete:
         say_shortcomings(generators, found_suite, report)
@@ -130,7 +133,7 @@ def _generate(suite: Suite, backends: Sequence[str], folder: Path, seed: int, im
         folder,
         seed=seed,
         images_per_prompt=images_per_prompt,
-        track=lambda title, total: progress(title, total, unit="images"),
+        track=image_progress,
         on_note=say,
     )
     say(f"{folder}: {report.made} images made, {report.already} were there, {report.failed} failed")
@@ -160,11 +163,6 @@ def say_shortcomings(generators: Sequence[GeneratorImages], suite: Suite, report
         unreadable = {one.error: None for r in report.results if r.generator == own.generator for one in r.unreadable}
         if unreadable:
             say(f"{own.generator}: {len(unreadable)} images cannot be read: {listed(list(unreadable))}")
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first few of many names, and how many more there are."""
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _run_table(report: RunReport, out: Path) -> str:

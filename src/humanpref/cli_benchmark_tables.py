@@ -3,54 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from humanpref.cli_benchmark_shared import (
+    DEFAULT_OUT,
+    AllowIncompleteOption,
+    PublishedOption,
+    ResultsArgument,
+    ResultsOption,
+    SeedOption,
+    TableFormatOption,
+    listed,
+    print_tables,
+)
 from humanpref.cli_options import (
-    Format,
     FormatOption,
+    only_for,
 )
 from humanpref.errors import DataError
 from humanpref.terminal import progress, say
 
 if TYPE_CHECKING:
     from humanpref.benchmark.results import Result
-    from humanpref.report.cells import Table
-from humanpref.cli_benchmark_run import DEFAULT_OUT, listed
-
-
-class TableFormat(str, Enum):
-    """How tables are printed."""
-
-    table = "table"
-    markdown = "markdown"
-    latex = "latex"
-    csv = "csv"
-    json = "json"
-
-
-ResultsArgument = Annotated[
-    list[Path] | None,
-    typer.Argument(metavar="RESULTS...", help="Result files, or folders of them (default: benchmark)."),
-]
-AllowIncompleteOption = Annotated[
-    bool, typer.Option("--allow-incomplete", help="Show results with missing or unreadable images, marked.")
-]
-SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the bootstrap behind the intervals.")]
-TableFormatOption = Annotated[TableFormat, typer.Option(help="table for people, json or csv for programs.")]
 
 
 def table_command(
     results: ResultsArgument = None,
     allow_incomplete: AllowIncompleteOption = False,
-    published: Annotated[
-        bool, typer.Option("--published/--no-published", help="Show the published models of this suite and scorer.")
-    ] = True,
+    published: PublishedOption = True,
     seed: SeedOption = 0,
-    format: TableFormatOption = TableFormat.table,
+    format: TableFormatOption = "table",
 ) -> None:
     """Show results as a leaderboard of each scorer, beside the published models."""
     from humanpref.benchmark import tables
@@ -59,9 +44,9 @@ def table_command(
 
     found = read_results(results or [DEFAULT_OUT])
     boards = leaderboards(found, allow_incomplete=allow_incomplete, published=published, seed=seed)
-    if format is TableFormat.json:
+    if format == "json":
         print(tables.boards_json(boards))
-    elif format is TableFormat.csv:
+    elif format == "csv":
         print(tables.boards_csv(boards))
     else:
         print_tables(tables.tables(boards), format)
@@ -71,12 +56,10 @@ def compare_command(
     generators: Annotated[
         list[str], typer.Argument(metavar="A B...", help="Generators of --results, or result files or folders.")
     ],
-    results: Annotated[
-        list[Path] | None, typer.Option(help="Result files, or folders of them (default: benchmark).")
-    ] = None,
+    results: ResultsOption = None,
     allow_incomplete: AllowIncompleteOption = False,
     seed: SeedOption = 0,
-    format: TableFormatOption = TableFormat.table,
+    format: TableFormatOption = "table",
 ) -> None:
     """Is the difference real? Every two generators on the same prompts, corrected for the number of comparisons."""
     from dataclasses import asdict
@@ -86,9 +69,9 @@ def compare_command(
     from humanpref.tables import to_csv, to_json
 
     found = compare_results(_chosen(generators, results), allow_incomplete=allow_incomplete, seed=seed)
-    if format is TableFormat.json:
+    if format == "json":
         print(to_json([{"scorer": label, "comparisons": [asdict(one) for one in pairs]} for label, pairs in found]))
-    elif format is TableFormat.csv:
+    elif format == "csv":
         rows = [{"scorer": label, **asdict(one)} for label, pairs in found for one in pairs]
         print(to_csv(list(rows[0]), [["" if v is None else v for v in one.values()] for one in rows]))
     else:
@@ -100,7 +83,7 @@ def stability_command(
     allow_incomplete: AllowIncompleteOption = False,
     draws: Annotated[int, typer.Option(min=2, help="How many random subsets of each size.")] = 200,
     seed: SeedOption = 0,
-    format: TableFormatOption = TableFormat.table,
+    format: TableFormatOption = "table",
 ) -> None:
     """How many prompts does this benchmark need? The spread of means and order over subsets of its prompts."""
     from dataclasses import asdict
@@ -114,21 +97,13 @@ def stability_command(
         read_results(results or [DEFAULT_OUT]), allow_incomplete=allow_incomplete, draws=draws, seed=seed
     )
     rows = [{"scorer": label, **asdict(one)} for label, sizes, _ in found for one in sizes]
-    if format is TableFormat.json:
+    if format == "json":
         parts = [{"scorer": label, "components": None if part is None else asdict(part)} for label, _, part in found]
         print(to_json({"subsets": rows, "components": parts}))
-    elif format is TableFormat.csv:
+    elif format == "csv":
         print(to_csv(("scorer", "prompts", "spread", "kendall", "pairs_kept", "same_best"), [r.values() for r in rows]))  # type: ignore[misc]
     else:
         print_tables([tables.stability_table(*one) for one in found], format)
-
-
-def print_tables(found: Sequence[Table], format: TableFormat) -> None:
-    """Print tables for people."""
-    from humanpref.benchmark import tables
-
-    show = {TableFormat.markdown: tables.to_markdown, TableFormat.latex: tables.to_latex}.get(format, tables.terminal)
-    print(show(found))
 
 
 def _chosen(words: Sequence[str], places: Sequence[Path] | None) -> list[Result]:
@@ -137,6 +112,8 @@ def _chosen(words: Sequence[str], places: Sequence[Path] | None) -> list[Result]
 
     paths = [Path(word) for word in words if Path(word).exists()]
     names = [word for word in words if not Path(word).exists()]
+    if not names:
+        only_for("generators by name, and all that is named here are files or folders of their own", results=places)
     found = read_results([*(paths if not names else [*(places or [DEFAULT_OUT]), *paths])])
     if unknown := [name for name in names if all(result.generator != name for result in found)]:
         known = ", ".join(dict.fromkeys(result.generator for result in found))
@@ -146,18 +123,14 @@ def _chosen(words: Sequence[str], places: Sequence[Path] | None) -> list[Result]
 
 def report_command(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of the site.")],
-    results: Annotated[
-        list[Path] | None, typer.Option(help="Result files, or folders of them (default: benchmark).")
-    ] = None,
+    results: ResultsOption = None,
     title: Annotated[str, typer.Option(help="The site's title.")] = "",
     thumbnail: Annotated[int, typer.Option(min=32, max=2048, help="Longest side of the images, in pixels.")] = 256,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that make thumbnails (default: all cores).")
     ] = None,
     allow_incomplete: AllowIncompleteOption = False,
-    published: Annotated[
-        bool, typer.Option("--published/--no-published", help="Show the published models of this suite and scorer.")
-    ] = True,
+    published: PublishedOption = True,
     seed: SeedOption = 0,
 ) -> None:
     """Write a static site: leaderboards, every prompt with all generators' images, best and worst images."""
@@ -189,13 +162,11 @@ def people_command(
     data: Annotated[
         list[Path], typer.Argument(metavar="RANKINGS...", help="Human rankings in any known format, sources named.")
     ],
-    results: Annotated[
-        list[Path] | None, typer.Option(help="Result files, or folders of them (default: benchmark).")
-    ] = None,
+    results: ResultsOption = None,
     plot: Annotated[Path | None, typer.Option(help="Save the scatter plot: .png, .svg or .pdf.")] = None,
     allow_incomplete: AllowIncompleteOption = False,
     seed: SeedOption = 0,
-    format: FormatOption = Format.table,
+    format: FormatOption = "table",
 ) -> None:
     """Do the scorers order the generators as people do? Rank correlations with people's rankings."""
     from humanpref.benchmark.leaderboard import leaderboards
@@ -208,7 +179,7 @@ def people_command(
     rankings = [ranking for path in data for ranking in read_rankings(path)]
     report, notes = agreement(rankings, boards, seed=seed)
     say(*notes)
-    print(RENDER_GENERATORS[format.value]([(", ".join(map(str, data)), report)]))
+    print(RENDER_GENERATORS[format]([(", ".join(map(str, data)), report)]))
     if plot is not None:
         scatter_plot(report, plot)
         say(f"the plot is in {plot}")

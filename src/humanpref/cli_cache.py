@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from humanpref.cli_options import ReportFormat
+from humanpref.cli_options import ReportFormatOption, complete_model
 from humanpref.errors import CacheError
-from humanpref.scorers import SPECS, get_spec
+from humanpref.scorers import get_spec
 
 if TYPE_CHECKING:
     from humanpref.cache import CacheInfo
@@ -23,27 +23,23 @@ cache_app = typer.Typer(
 )
 
 
-def _complete_model(incomplete: str) -> list[str]:
-    return [name for name in SPECS if name.startswith(incomplete)]
-
-
 @cache_app.command("info")
 def info_command(
-    format: Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")] = ReportFormat.table,
+    format: ReportFormatOption = "table",
 ) -> None:
     """Say where the cache is, how large, and how many scores of which scorer it holds."""
     from humanpref.cache import ScoreCache
 
     with ScoreCache() as cache:
         info = cache.info()
-    print(_json(info) if format is ReportFormat.json else _table(info))
+    print(_json(info) if format == "json" else _table(info))
 
 
 @cache_app.command("clear")
 def clear_command(
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Only the scores of this scorer.", autocompletion=_complete_model),
+        typer.Option("--model", "-m", help="Only the scores of this scorer.", autocompletion=complete_model),
     ] = None,
 ) -> None:
     """Remove the scores that are kept, and print how many they were. A damaged cache is removed, too."""

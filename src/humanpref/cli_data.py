@@ -6,11 +6,11 @@ import sys
 from enum import Enum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from humanpref.cli_options import ReportFormat
+from humanpref.cli_options import ReportFormatOption
 from humanpref.data.sources import DATASETS
 from humanpref.errors import DataError
 from humanpref.terminal import progress, say
@@ -21,13 +21,6 @@ data_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-
-class PairsFormat(str, Enum):
-    """How pairs are printed."""
-
-    csv = "csv"
-    jsonl = "jsonl"
 
 
 class Droppable(str, Enum):
@@ -43,7 +36,6 @@ class Droppable(str, Enum):
 
 DataArgument = Annotated[Path, typer.Argument(help="A file in any known format, or the folder that holds it.")]
 ImageRootOption = Annotated[Path | None, typer.Option(help="Where the images are, if not beside the data.")]
-FormatOption = Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")]
 
 
 def _complete_format(incomplete: str) -> list[str]:
@@ -111,7 +103,7 @@ def validate_command(
     against: Annotated[Path | None, typer.Option(help="The other half of a split: no prompt or image in both.")] = None,
     against_image_root: Annotated[Path | None, typer.Option(help="Where the images of --against are.")] = None,
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Count missing images, but go on.")] = False,
-    format: FormatOption = ReportFormat.table,
+    format: ReportFormatOption = "table",
 ) -> None:
     """Check data: ranks, doubles, every image, overlap with other data. Exit status 1 when something is wrong."""
     from humanpref.data import output
@@ -125,7 +117,7 @@ def validate_command(
         allow_missing=allow_missing,
         track=progress,
     )
-    print(output.validation_json(found) if format is ReportFormat.json else output.validation_table(found))
+    print(output.validation_json(found) if format == "json" else output.validation_table(found))
     if not found.ok:
         wrong = "; ".join(f"{p.count} {p.title}" for p in found.problems if p.fatal)
         raise DataError(f"{data}: {wrong}")
@@ -136,7 +128,7 @@ def stats_command(
     data: DataArgument,
     image_root: ImageRootOption = None,
     plot: Annotated[Path | None, typer.Option(help="Save a picture of the image sources (PNG, SVG or PDF).")] = None,
-    format: FormatOption = ReportFormat.table,
+    format: ReportFormatOption = "table",
 ) -> None:
     """Count prompts, images, pairs, sources, annotators and ties, and how far people agree."""
     from humanpref.data import output
@@ -146,7 +138,7 @@ def stats_command(
     file = open_data(data, image_root)
     with progress("Reading", None) as advance:
         stats = data_stats(file, data=str(data), format=file.format.name, on_ranking=advance)
-    print(output.stats_json(stats) if format is ReportFormat.json else output.stats_table(stats))
+    print(output.stats_json(stats) if format == "json" else output.stats_table(stats))
     if plot is not None:
         from humanpref.data.plot import plot_sources
 
@@ -159,12 +151,12 @@ def pairs_command(
     data: DataArgument,
     out: Annotated[Path | None, typer.Option(help="Write to this file instead of printing.")] = None,
     image_root: ImageRootOption = None,
-    format: Annotated[PairsFormat, typer.Option(help="CSV or JSON Lines.")] = PairsFormat.csv,
+    format: Annotated[Literal["csv", "jsonl"], typer.Option(help="CSV or JSON Lines.")] = "csv",
 ) -> None:
     """Print every judged pair: prompt, image_a, image_b, label (a, b, tie or a probability), annotator, ..."""
     from humanpref.data.convert import convert_data
 
-    name = "pairs" if format is PairsFormat.csv else "pairs-jsonl"
+    name = "pairs" if format == "csv" else "pairs-jsonl"
     with TemporaryDirectory() as folder, progress("Pairing", None) as advance:
         target = out if out is not None else Path(folder) / "pairs"
         done = convert_data(data, target, name, image_root=image_root, pairs=True, on_ranking=advance)

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from humanpref.cli_options import (
     DeviceOption,
-    Format,
     FormatOption,
-    PrecisionName,
     PrecisionOption,
-    Resize,
     ResizeOption,
     common_options,
     load,
@@ -40,23 +36,6 @@ if TYPE_CHECKING:
     from humanpref.scorers import Scorer
 
 
-class Level(str, Enum):
-    """What is ranked."""
-
-    image = "image"
-    model = "model"
-
-
-class TestSetName(str, Enum):
-    """A published test set, by whose rule results are reported and beside whose figures they are shown."""
-
-    auto = "auto"
-    none = "none"
-    hpdv2_test = "hpdv2-test"
-    imagereward_test = "imagereward-test"
-    pickapic_test = "pickapic-test"
-
-
 def evaluate_command(
     data: Annotated[
         list[str], typer.Argument(metavar="DATA...", help="Files in any known format, or the folders that hold them.")
@@ -68,19 +47,22 @@ def evaluate_command(
     ] = None,
     weights: WeightsByScorer = None,
     arch: ArchByScorer = None,
-    resize: ResizeOption = Resize.antialias,
-    precision: PrecisionOption = PrecisionName.auto,
+    resize: ResizeOption = "antialias",
+    precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
     test_set: Annotated[
-        TestSetName, typer.Option(help="Whose rule and published figures; auto: by the format.")
-    ] = TestSetName.auto,
+        Literal["auto", "none", "hpdv2-test", "imagereward-test", "pickapic-test"],
+        typer.Option(help="Whose rule and published figures; auto: by the format."),
+    ] = "auto",
     tie_threshold: Annotated[
         str, typer.Option(metavar="FLOAT|best", help="Pick-a-Pic rule: the gap of probabilities that is still a tie.")
     ] = "0",
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out images that are not on disk, and count them.")
     ] = False,
-    level: Annotated[Level, typer.Option(help="image: agreement on images. model: on whole generators.")] = Level.image,
+    level: Annotated[
+        Literal["image", "model"], typer.Option(help="image: agreement on images. model: on whole generators.")
+    ] = "image",
     fid: Annotated[
         Path | None, typer.Option("--fid", metavar="FOLDER", help="With --level model: FID against these real images.")
     ] = None,
@@ -93,7 +75,7 @@ def evaluate_command(
     report: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Write a report: .html, .md or .tex. May be repeated.")
     ] = None,
-    format: FormatOption = Format.table,
+    format: FormatOption = "table",
 ) -> None:
     """Measure how well scorers agree with human rankings, next to how well people do."""
     from humanpref.evaluation import output as output_evaluation
@@ -102,7 +84,9 @@ def evaluate_command(
     from humanpref.evaluation.report import write_report
     from humanpref.report.write import check_report
 
-    paths, names = split_words(data, model)
+    words, names = split_words(data, model)
+    if not (paths := [Path(word) for word in words]):
+        raise DataError("no data to evaluate on; name a file in a known format, or a folder that holds one")
     threshold = _threshold(tie_threshold)
     chosen = options_by_scorer(names, weights, arch, common_options(resize, precision, device))
     _check_level(level, fid, inception_score, inception_weights)
@@ -113,7 +97,7 @@ def evaluate_command(
     test_sets = [_read(path, root, test_set, allow_missing) for path, root in zip(paths, roots, strict=True)]
     inception: Inception | None = None
     reference: list[Path] = []
-    if level is Level.model:
+    if level == "model":
         for one in test_sets:
             judge_generators(one, ())  # what is missing is said now, not after hours of scoring
         inception, reference = _inception(fid, inception_score, inception_weights, device)
@@ -126,17 +110,17 @@ def evaluate_command(
             scores = score_all(test_sets, scorers, on_image=advance)
     by_set = [[row[k] for row in scores] for k in range(len(test_sets))]
     generators: list[tuple[str, GeneratorReport]] = []
-    if level is Level.model:
+    if level == "model":
         for one, own in zip(test_sets, by_set, strict=True):
             found = [] if inception is None else _set_metrics(one, inception, reference, inception_score, seed)
             generators.append((one.data, judge_generators(one, own, found, seed=seed)))
-        print(output_evaluation.RENDER_GENERATORS[format.value](generators))
-    if level is Level.image or report:
+        print(output_evaluation.RENDER_GENERATORS[format](generators))
+    if level == "image" or report:
         reports = [judge(t, own, tie_threshold=threshold, seed=seed) for t, own in zip(test_sets, by_set, strict=True)]
         for judged in reports:
             say(*judged.notes)
-        if level is Level.image:
-            print(output_evaluation.RENDER_EVALUATION[format.value](reports))
+        if level == "image":
+            print(output_evaluation.RENDER_EVALUATION[format](reports))
         for path in report or ():
             write_report(reports, path, generators)
             say(f"the report is in {path}")
@@ -153,8 +137,8 @@ def _threshold(text: str) -> TieThreshold:
     return threshold
 
 
-def _check_level(level: Level, fid: Path | None, inception_score: bool, inception_weights: Path | None) -> None:
-    if level is not Level.model and (fid or inception_score):
+def _check_level(level: str, fid: Path | None, inception_score: bool, inception_weights: Path | None) -> None:
+    if level != "model" and (fid or inception_score):
         raise ScoreError("--fid and --inception-score are for --level model")
     if inception_weights and not (fid or inception_score):
         raise ScoreError("--inception-weights is for --fid and --inception-score")
@@ -212,11 +196,11 @@ def _set_metrics(
     return found
 
 
-def _read(path: Path, root: Path | None, test_set: TestSetName, allow_missing: bool) -> TestSet:
+def _read(path: Path, root: Path | None, test_set: str, allow_missing: bool) -> TestSet:
     from humanpref.data.formats import open_data
     from humanpref.evaluation.evaluate import prepare
 
     published = {"hpdv2-test": "hpdv2-test", "imagereward": "imagereward-test", "pickapic": "pickapic-test"}
     file = open_data(path, root)
-    name = published.get(file.format.layout.name) if test_set is TestSetName.auto else test_set.value
+    name = published.get(file.format.layout.name) if test_set == "auto" else test_set
     return prepare(file, data=str(path), test_set=None if name == "none" else name, allow_missing=allow_missing)

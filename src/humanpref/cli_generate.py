@@ -2,48 +2,26 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from humanpref.cli_options import (
     CpusPerWorkerOption,
-    EngineName,
     EngineOption,
     GpusPerWorkerOption,
     PromptsArgument,
     RayAddressOption,
-    ReportFormat,
+    ReportFormatOption,
     RetryFailedOption,
     WorkersOption,
 )
 from humanpref.errors import HumanprefError, UnknownNameError
-from humanpref.terminal import progress, say
+from humanpref.terminal import image_progress, say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from humanpref.generate import GenerateReport
-
-
-class DtypeName(str, Enum):
-    """Number formats of a diffusers pipeline."""
-
-    auto = "auto"
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
-
-
-class Link(str, Enum):
-    """How images made elsewhere get into the folder."""
-
-    copy = "copy"
-    hard = "hard"
-    symbolic = "symbolic"
 
 
 def generate_command(
@@ -78,7 +56,10 @@ def generate_command(
     lora_scale: Annotated[float | None, typer.Option(help="diffusers: how strongly the LoRA is applied.")] = None,
     revision: Annotated[str | None, typer.Option(help="diffusers: a commit, tag or branch of the Hub.")] = None,
     variant: Annotated[str | None, typer.Option(help="diffusers: a variant of the weights, as fp16.")] = None,
-    dtype: Annotated[DtypeName | None, typer.Option(help="diffusers: auto is float16 on a GPU, else float32.")] = None,
+    dtype: Annotated[
+        Literal["auto", "float32", "float16", "bfloat16"] | None,
+        typer.Option(help="diffusers: auto is float16 on a GPU, else float32."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="diffusers: auto, cpu, cuda or cuda:N.")] = None,
     device_map: Annotated[str | None, typer.Option(help="diffusers: balanced, for models over several GPUs.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="diffusers: images at a time; less if memory ends.")] = None,
@@ -89,13 +70,15 @@ def generate_command(
     timeout: Annotated[float | None, typer.Option(help="openai: seconds until a try is given up.")] = None,
     retries: Annotated[int | None, typer.Option(help="openai: tries after the first.", min=0)] = None,
     allow_url: Annotated[bool | None, typer.Option("--allow-url", help="openai: fetch images from any host.")] = None,
-    link: Annotated[Link | None, typer.Option(help="folder: copy images, or link to them.")] = None,
-    engine: EngineOption = EngineName.local,
+    link: Annotated[
+        Literal["copy", "hard", "symbolic"] | None, typer.Option(help="folder: copy images, or link to them.")
+    ] = None,
+    engine: EngineOption = "local",
     ray_address: RayAddressOption = None,
     workers: WorkersOption = 1,
     gpus_per_worker: GpusPerWorkerOption = 0.0,
     cpus_per_worker: CpusPerWorkerOption = 1.0,
-    format: Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")] = ReportFormat.table,
+    format: ReportFormatOption = "table",
 ) -> None:
     """Make images of prompts with one or many models. Stop it when you like: the same command goes on."""
     from humanpref.engines import Engine
@@ -106,15 +89,15 @@ def generate_command(
     options = {
         "size": size, "steps": steps, "guidance": guidance, "negative_prompt": negative_prompt, "scheduler": scheduler,
         "lora": lora, "lora_scale": lora_scale, "revision": revision, "variant": variant,
-        "dtype": None if dtype is None else dtype.value, "device": device, "device_map": device_map,
+        "dtype": dtype, "device": device, "device_map": device_map,
         "batch_size": batch_size, "base_url": base_url, "quality": quality, "response_format": response_format,
         "concurrency": concurrency, "timeout": timeout, "retries": retries, "allow_url": allow_url,
-        "link": None if link is None else link.value,
+        "link": link,
     }  # fmt: skip
     shared = {name: value for name, value in options.items() if value is not None}
     _check_used(shared, {parse_spec(spec)[0] for spec in backend})
     methods = make_methods(method)
-    where = Engine(engine.value, workers, ray_address, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker)
+    where = Engine(engine, workers, ray_address, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker)
     found, again = read_prompts(prompts)
     if again:
         say(f"{prompts}: {again} prompts are there again; each is taken once")
@@ -126,10 +109,10 @@ def generate_command(
         images_per_prompt=images_per_prompt,
         engine=where,
         retry_failed=retry_failed,
-        track=_track,
+        track=image_progress,
         on_note=say,
     )
-    print(_as_json(report) if format is ReportFormat.json else _as_table(report))
+    print(_as_json(report) if format == "json" else _as_table(report))
     if report.truncated:
         say(f"of {report.truncated} images the model read only the beginning of the prompt (truncated in the manifest)")
     if report.failed or report.missing_prompts:
@@ -137,10 +120,6 @@ def generate_command(
             f"{report.failed} images failed and {report.missing_prompts} prompts have no image; the reasons are in "
             f"{out / 'manifest.jsonl'}; --retry-failed tries failed ones again"
         )
-
-
-def _track(title: str, total: int) -> AbstractContextManager[Callable[[], None]]:
-    return progress(title, total, unit="images")
 
 
 def _check_used(shared: dict[str, Any], kinds: set[str]) -> None:

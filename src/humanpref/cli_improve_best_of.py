@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from humanpref.cli_options import (
+    BACKEND,
     DeviceOption,
     ModelOption,
-    PrecisionName,
     PrecisionOption,
-    ReportFormat,
-    Resize,
+    ReportFormatOption,
     ResizeOption,
     RetryFailedOption,
     common_options,
@@ -22,7 +21,7 @@ from humanpref.cli_options import (
 from humanpref.cli_scorers import ArchByScorer, NoCacheOption, WeightsByScorer, chosen_scorers, score_cache
 from humanpref.errors import DataError, MissingExtraError
 from humanpref.scorers import DEFAULT_SCORER
-from humanpref.terminal import progress, say
+from humanpref.terminal import image_progress, say
 
 if TYPE_CHECKING:
     from humanpref.improve.best_of.curve import BestOfReport, Pool
@@ -33,15 +32,7 @@ def best_of_command(
     prompts: Annotated[
         Path | None, typer.Argument(help="JSON Lines, JSON list, Parquet, or text with one prompt a line.")
     ] = None,
-    backend: Annotated[
-        str | None,
-        typer.Option(
-            "--backend",
-            "-b",
-            metavar="KIND:WHAT[,option=value...]",
-            help="What draws: diffusers:MODEL, openai:MODEL, folder:DIR or shapes:SOURCE.",
-        ),
-    ] = None,
+    backend: Annotated[str | None, BACKEND] = None,
     pool: Annotated[
         Path | None,
         typer.Option(help="Instead of prompts and --backend: a folder of humanpref generate --images-per-prompt N."),
@@ -65,11 +56,11 @@ def best_of_command(
     retry_failed: RetryFailedOption = False,
     weights: WeightsByScorer = None,
     arch: ArchByScorer = None,
-    resize: ResizeOption = Resize.antialias,
-    precision: PrecisionOption = PrecisionName.auto,
+    resize: ResizeOption = "antialias",
+    precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
     no_cache: NoCacheOption = False,
-    format: Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")] = ReportFormat.table,
+    format: ReportFormatOption = "table",
 ) -> None:
     """What is the best of k images worth, for every k up to n? One pool of images, estimated without bias.
 
@@ -104,13 +95,11 @@ def best_of_command(
         found = _draw(prompts, backend, method, out / "images", n or 16, seed, retry_failed)
     scorers = load_all()
     with score_cache(out / ".scores.sqlite", no_cache) as cache:
-        report = best_of_curve(
-            found, scorers, cache=cache, seed=seed, track=lambda title, total: progress(title, total, unit="images")
-        )
+        report = best_of_curve(found, scorers, cache=cache, seed=seed, track=image_progress)
         if cache.trouble:
             say(cache.trouble)
     write_best_of(report, out)
-    print(best_of_json(report) if format is ReportFormat.json else best_of_table(report))
+    print(best_of_json(report) if format == "json" else best_of_table(report))
     say(*report.notes, *(f"warning: {warning}" for warning in report.warnings))
     _plot(report, out / "best-of.png")
 
@@ -127,7 +116,7 @@ def _draw(prompts: Path, backend: str, method: str | None, folder: Path, n: int,
     drawing = apply_methods(make_methods(method or "none"), make_backend(backend, {}))
     generate(
         texts, [drawing], folder, seed=seed, images_per_prompt=n, retry_failed=retry_failed, on_note=say,
-        track=lambda title, total: progress(title, total, unit="images"),
+        track=image_progress,
     )  # fmt: skip
     return read_pool(folder, source=drawing.name, n=n, prompts=[prompt.id for prompt in texts])
 

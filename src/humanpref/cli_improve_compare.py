@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from humanpref.cli_options import (
+    BACKEND,
     DeviceOption,
-    EngineName,
     EngineOption,
     GpusPerWorkerOption,
-    PrecisionName,
     PrecisionOption,
     PromptsArgument,
     RayAddressOption,
-    ReportFormat,
-    Resize,
+    ReportFormatOption,
     ResizeOption,
     RetryFailedOption,
     WorkersOption,
@@ -31,7 +29,7 @@ from humanpref.cli_scorers import (
     chosen_scorers,
     score_cache,
 )
-from humanpref.terminal import progress, say
+from humanpref.terminal import image_progress, say
 
 if TYPE_CHECKING:
     from humanpref.improve.compare.compare import CompareReport
@@ -39,15 +37,7 @@ if TYPE_CHECKING:
 
 def compare_command(
     prompts: PromptsArgument,
-    backend: Annotated[
-        str,
-        typer.Option(
-            "--backend",
-            "-b",
-            metavar="KIND:WHAT[,option=value...]",
-            help="What draws: diffusers:MODEL, openai:MODEL, folder:DIR or shapes:SOURCE.",
-        ),
-    ],
+    backend: Annotated[str, BACKEND],
     method: Annotated[
         list[str],
         typer.Option(
@@ -64,15 +54,15 @@ def compare_command(
     retry_failed: RetryFailedOption = False,
     weights: WeightsByScorer = None,
     arch: ArchByScorer = None,
-    resize: ResizeOption = Resize.antialias,
-    precision: PrecisionOption = PrecisionName.auto,
+    resize: ResizeOption = "antialias",
+    precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
     no_cache: NoCacheOption = False,
-    engine: EngineOption = EngineName.local,
+    engine: EngineOption = "local",
     ray_address: RayAddressOption = None,
     workers: WorkersOption = 1,
     gpus_per_worker: GpusPerWorkerOption = 0.0,
-    format: Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")] = ReportFormat.table,
+    format: ReportFormatOption = "table",
 ) -> None:
     """Draw with the baseline and with methods, same prompts and seeds, and judge the images by two scorers or more.
 
@@ -95,22 +85,22 @@ def compare_command(
     source = make_backend(backend, {})
     if BASELINE not in method:
         say(f"{BASELINE}, the baseline, is added to the methods")
-    where = Engine(engine.value, workers, ray_address, gpus_per_worker=gpus_per_worker)
+    where = Engine(engine, workers, ray_address, gpus_per_worker=gpus_per_worker)
     images = make_method_images(
         found, source, named, out, seed=seed, images_per_prompt=images_per_prompt, engine=where,
-        retry_failed=retry_failed, track=lambda title, total: progress(title, total, unit="images"), on_note=say,
+        retry_failed=retry_failed, track=image_progress, on_note=say,
     )  # fmt: skip
     scorers = load_all()  # only now: the models that draw have left the memory
     with score_cache(out / ".scores.sqlite", no_cache) as cache:
         report = judge_images(
             found, images, scorers, out, backend=source.name, cache=cache, seed=seed,
-            images_per_prompt=images_per_prompt, track=lambda title, total: progress(title, total, unit="images"),
+            images_per_prompt=images_per_prompt, track=image_progress,
         )  # fmt: skip
         if cache.trouble:
             say(cache.trouble)
     write_report(report)
     page = _write_page(report)
-    print(compare_json(report) if format is ReportFormat.json else compare_table(report))
+    print(compare_json(report) if format == "json" else compare_table(report))
     say(*report.notes, *(f"warning: {warning}" for warning in report.warnings))
     if page is not None:
         say(f"Look at {page}: the images of each prompt side by side")

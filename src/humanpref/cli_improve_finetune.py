@@ -10,14 +10,14 @@ import typer
 
 from humanpref.cli_options import (
     DeviceOption,
-    PrecisionName,
-    ReportFormat,
+    ReportFormatOption,
     WeightsOption,
     complete_model,
     load,
+    only_for,
 )
 from humanpref.errors import UnknownNameError
-from humanpref.scorers import LoadOptions, get_spec
+from humanpref.scorers import LoadOptions, Precision, get_spec
 from humanpref.terminal import progress, say
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def finetune_command(
     tracker: Annotated[
         list[str] | None, typer.Option(help="Where curves go: tensorboard (the default), wandb, none. May be repeated.")
     ] = None,
-    format: Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")] = ReportFormat.table,
+    format: ReportFormatOption = "table",
 ) -> None:
     """Train a LoRA on a diffusers pipeline towards a scorer, or from pairs of images; a second scorer keeps watch."""
     given = {
@@ -93,13 +93,15 @@ def finetune_command(
         "learning_rate": learning_rate, "last_steps": last_steps, "lora_rank": lora_rank, "patience": patience,
         "precision": precision, "checkpointing": checkpointing, "seed": seed,
     }  # fmt: skip
+    if check_model is None:
+        only_for("--check-model, which is not given", check_weights=check_weights)
     chosen = _configure(config, {k: v for k, v in given.items() if v is not None}, set_ or ())
     pipeline = _pipeline(backend, device)
     from humanpref.improve.finetune.run import finetune
 
-    fp32 = PrecisionName.fp32 if chosen.precision == "fp32" else PrecisionName.auto
+    fp32: Precision = "fp32" if chosen.precision == "fp32" else "auto"
     scorer = _scorer(model, weights, fp32, device)
-    check = None if check_model is None else _scorer(check_model, check_weights, PrecisionName.auto, device)
+    check = None if check_model is None else _scorer(check_model, check_weights, "auto", device)
     names = tracker or ["tensorboard"]
     report = finetune(
         data,
@@ -123,7 +125,7 @@ def finetune_command(
     if report.state.best_step == 0:
         say("no step was better than the model as it was: the LoRA does nothing")
     say(f"card, curves and pictures: {out / 'README.md'}")
-    print(_as_json(report) if format is ReportFormat.json else _as_table(report))
+    print(_as_json(report) if format == "json" else _as_table(report))
 
 
 def _configure(path: Path | None, options: dict[str, object], assignments: Sequence[str]) -> FinetuneConfig:
@@ -172,8 +174,8 @@ def _as_table(report: FinetuneReport) -> str:
     return f"{render(table)}\n{report.lora} (step {report.state.best_step})"
 
 
-def _scorer(name: str, weights: Path | None, precision: PrecisionName, device: str) -> Scorer:
+def _scorer(name: str, weights: Path | None, precision: Precision, device: str) -> Scorer:
     """A scorer on the pipeline's device; those that ship with the package have only one of their own."""
     if get_spec(name).ships:
         return load(name, LoadOptions(weights))
-    return load(name, LoadOptions(weights, precision=precision.value, device=device))
+    return load(name, LoadOptions(weights, precision=precision, device=device))

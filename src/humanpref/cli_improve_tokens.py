@@ -2,54 +2,42 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from humanpref.cli_options import (
+    BACKEND,
     DeviceOption,
-    EngineName,
     EngineOption,
     GpusPerWorkerOption,
     ModelOption,
-    PrecisionName,
     PrecisionOption,
     PromptsArgument,
     RayAddressOption,
-    ReportFormat,
-    Resize,
+    ReportFormatOption,
     ResizeOption,
     RetryFailedOption,
     WorkersOption,
     common_options,
     complete_model,
+    only_for,
 )
 from humanpref.cli_scorers import ArchByScorer, NoCacheOption, WeightsByScorer, chosen_scorers, score_cache
 from humanpref.errors import ScoreError
 from humanpref.scorers import DEFAULT_SCORER
-from humanpref.terminal import progress, say
+from humanpref.terminal import image_progress, say
 
 if TYPE_CHECKING:
     from humanpref.generate import Backend
     from humanpref.improve.tokens.templates import Template
-
-
-class PlaceName(str, Enum):
-    """Where a token of a text file stands."""
-
-    suffix = "suffix"
-    prefix = "prefix"
-    negative = "negative"
+    from humanpref.improve.tokens.vocabulary import Place
 
 
 def tokens_command(
     prompts: PromptsArgument,
-    backend: Annotated[
-        str,
-        typer.Option("--backend", "-b", metavar="KIND:WHAT[,option=value...]", help="As for humanpref generate."),
-    ],
+    backend: Annotated[str, BACKEND],
     out: Annotated[Path, typer.Option(help="The folder of the search; one that was begun is gone on with.")],
     model: ModelOption = DEFAULT_SCORER,
     check_model: Annotated[
@@ -60,7 +48,10 @@ def tokens_command(
         Path | None,
         typer.Option(help="Tokens, one a line, or JSON Lines with prefix, suffix, negative (default: the templates)."),
     ] = None,
-    place: Annotated[PlaceName, typer.Option(help="Where the tokens of a text file stand.")] = PlaceName.suffix,
+    place: Annotated[
+        Literal["suffix", "prefix", "negative"] | None,
+        typer.Option(help="Where the tokens of a text file stand (suffix)."),
+    ] = None,
     budget: Annotated[int, typer.Option(help="Images in all, those without tokens included.", min=1)] = 1000,
     seeds: Annotated[int, typer.Option(help="Most images of a prompt.", min=1)] = 4,
     finalists: Annotated[int, typer.Option(help="How many are measured on the holdout.", min=1)] = 3,
@@ -69,15 +60,15 @@ def tokens_command(
     retry_failed: RetryFailedOption = False,
     weights: WeightsByScorer = None,
     arch: ArchByScorer = None,
-    resize: ResizeOption = Resize.antialias,
-    precision: PrecisionOption = PrecisionName.auto,
+    resize: ResizeOption = "antialias",
+    precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
     no_cache: NoCacheOption = False,
-    engine: EngineOption = EngineName.local,
+    engine: EngineOption = "local",
     ray_address: RayAddressOption = None,
     workers: WorkersOption = 1,
     gpus_per_worker: GpusPerWorkerOption = 0.0,
-    format: Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")] = ReportFormat.table,
+    format: ReportFormatOption = "table",
 ) -> None:
     """Search the tokens that raise a scorer, on a budget of images. Stop it when you like: the same command goes on."""
     from humanpref.engines import Engine
@@ -90,6 +81,7 @@ def tokens_command(
         raise ScoreError(f"--check-model {check_model}: is the scorer to be checked; name another one")
     out = out.expanduser().resolve()
     load_all, _ = chosen_scorers(None, names, weights, arch, common_options(resize, precision, device))
+    where = Engine(engine, workers, ray_address, gpus_per_worker=gpus_per_worker)
     found, again = read_prompts(prompts)
     if again:
         say(f"{prompts}: {again} prompts are there again; each is taken once")
@@ -109,14 +101,14 @@ def tokens_command(
             finalists=finalists,
             seed=seed,
             cache=cache,
-            engine=Engine(engine.value, workers, ray_address, gpus_per_worker=gpus_per_worker),
+            engine=where,
             retry_failed=retry_failed,
-            track=lambda title, total: progress(title, total, unit="images"),
+            track=image_progress,
             on_note=say,
         )
         if cache.trouble:
             say(cache.trouble)
-    print(output.search_json(report) if format is ReportFormat.json else output.search_table(report))
+    print(output.search_json(report) if format == "json" else output.search_table(report))
     say(*output.warnings(report))
     if plot is not None:
         from humanpref.improve.plots import plot_gains
@@ -125,13 +117,14 @@ def tokens_command(
         say(f"the plot is in {plot}")
 
 
-def _vocabulary(path: Path | None, place: PlaceName, backend: Backend) -> tuple[Template, ...]:
+def _vocabulary(path: Path | None, place: Place | None, backend: Backend) -> tuple[Template, ...]:
     from humanpref.improve.tokens.method import takes_negatives
     from humanpref.improve.tokens.templates import TEMPLATES, VOCABULARY
     from humanpref.improve.tokens.vocabulary import read_vocabulary
 
     if path is not None:
-        return read_vocabulary(path, place.value)
+        return read_vocabulary(path, place)
+    only_for("a --vocabulary of text", place=place)
     templates = tuple(TEMPLATES[name] for name in VOCABULARY)
     if takes_negatives(backend):
         return templates
@@ -141,11 +134,11 @@ def _vocabulary(path: Path | None, place: PlaceName, backend: Backend) -> tuple[
 
 
 def templates_command(
-    format: Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")] = ReportFormat.table,
+    format: ReportFormatOption = "table",
 ) -> None:
     """List the named templates of tokens, for `tokens:NAME` and as a start for a vocabulary."""
     from humanpref.improve.tokens import output
     from humanpref.improve.tokens.templates import TEMPLATES
 
-    show = output.templates_json if format is ReportFormat.json else output.templates_table
+    show = output.templates_json if format == "json" else output.templates_table
     print(show(TEMPLATES.values()))

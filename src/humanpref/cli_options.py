@@ -3,61 +3,17 @@
 from __future__ import annotations
 
 import sys
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from humanpref.scorers import SPECS, LoadOptions, get_spec
+from humanpref.errors import DataError
+from humanpref.scorers import SPECS, Decode, LoadOptions, Precision, get_spec
 
 if TYPE_CHECKING:
+    from humanpref.preprocess import Resize
     from humanpref.scorers import Scorer
-
-
-class Format(str, Enum):
-    """How results are printed."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
-
-
-class ReportFormat(str, Enum):
-    """How a report is printed."""
-
-    table = "table"
-    json = "json"
-
-
-class Resize(str, Enum):
-    """Whether the bicubic resize filters before it shrinks."""
-
-    antialias = "antialias"
-    no_antialias = "no-antialias"
-
-
-class PrecisionName(str, Enum):
-    """The number format of the matrix products."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
-class DecodeName(str, Enum):
-    """Where JPEG files are decoded and resized."""
-
-    exact = "exact"
-    device = "device"
-
-
-class EngineName(str, Enum):
-    """Where work is done."""
-
-    local = "local"
-    ray = "ray"
 
 
 def complete_model(incomplete: str) -> list[str]:
@@ -76,12 +32,13 @@ WeightsOption = Annotated[
 ]
 ArchOption = Annotated[str | None, typer.Option(help="open_clip architecture name or JSON config, for other sizes.")]
 ResizeOption = Annotated[
-    Resize, typer.Option(help="HPS v2 only. antialias: torchvision >= 0.17; no-antialias: as before it.")
+    Literal["antialias", "no-antialias"],
+    typer.Option(help="HPS v2 only. antialias: torchvision >= 0.17; no-antialias: as before it."),
 ]
-PrecisionOption = Annotated[PrecisionName, typer.Option(help="Number format of the matrix products.")]
+PrecisionOption = Annotated[Precision, typer.Option(help="Number format of the matrix products.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 DecodeOption = Annotated[
-    DecodeName, typer.Option(help="device: JPEG files where the model is (nvJPEG on a GPU); scores move a little.")
+    Decode, typer.Option(help="device: JPEG files where the model is (nvJPEG on a GPU); scores move a little.")
 ]
 CompiledOption = Annotated[
     bool, typer.Option("--compiled", help="Compile the image tower by torch.compile, which can take minutes first.")
@@ -89,18 +46,37 @@ CompiledOption = Annotated[
 PromptsArgument = Annotated[
     Path, typer.Argument(help="JSON Lines, JSON list, Parquet, or text with one prompt a line.")
 ]
+BACKEND = typer.Option(
+    "--backend",
+    "-b",
+    metavar="KIND:WHAT[,option=value...]",
+    help="What draws: diffusers:MODEL, openai:MODEL, folder:DIR or shapes:SOURCE.",
+)
 RetryFailedOption = Annotated[bool, typer.Option("--retry-failed", help="Make failed images again.")]
-EngineOption = Annotated[EngineName, typer.Option(help="This machine, or workers on a Ray cluster.")]
+EngineOption = Annotated[Literal["local", "ray"], typer.Option(help="This machine, or workers on a Ray cluster.")]
 RayAddressOption = Annotated[str | None, typer.Option(help="The Ray cluster; by default one on this machine.")]
 WorkersOption = Annotated[int, typer.Option(help="How many processes or actors hold the model.", min=1)]
 GpusPerWorkerOption = Annotated[float, typer.Option(help="GPUs that each worker needs.", min=0.0)]
 CpusPerWorkerOption = Annotated[float, typer.Option(help="ray: CPUs that each worker needs.", min=0.0)]
-FormatOption = Annotated[Format, typer.Option(help="table for people, json or csv for programs.")]
+FormatOption = Annotated[
+    Literal["table", "json", "csv"], typer.Option(help="table for people, json or csv for programs.")
+]
+ReportFormatOption = Annotated[Literal["table", "json"], typer.Option(help="table for people, json for programs.")]
 
 
-def common_options(resize: Resize, precision: PrecisionName, device: str) -> LoadOptions:
+def only_for(owner: str, **given: object) -> None:
+    """Refuse options that were given (are not None) although the command as called uses none of them.
+
+    owner: what they are for, in words. Raises `DataError` that names the first.
+    """
+    for name, value in given.items():
+        if value is not None:
+            raise DataError(f"--{name.strip('_').replace('_', '-')} is for {owner}; leave it out")
+
+
+def common_options(resize: Resize, precision: Precision, device: str) -> LoadOptions:
     """The options of loading that all scorers of a command have in common."""
-    return LoadOptions(resize=resize.value, precision=precision.value, device=device)
+    return LoadOptions(resize=resize, precision=precision, device=device)
 
 
 def load(model: str, options: LoadOptions) -> Scorer:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from humanpref.cli_options import (
-    EngineName,
     RayAddressOption,
-    ReportFormat,
+    ReportFormatOption,
+    only_for,
 )
-from humanpref.errors import DataError, HumanprefError
+from humanpref.errors import HumanprefError
 from humanpref.terminal import progress, say
 
 if TYPE_CHECKING:
@@ -26,16 +25,6 @@ prompts_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-
-class CleanerName(str, Enum):
-    """What cleans."""
-
-    rules = "rules"
-    llm = "llm"
-
-
-FormatOption = Annotated[ReportFormat, typer.Option(help="table for people, json for programs.")]
 
 
 @prompts_app.command("collect")
@@ -57,7 +46,7 @@ def collect_command(
     max_prompt_nsfw: Annotated[float, typer.Option(help="Leave out from this prompt_nsfw on (over 1: never).")] = 0.5,
     max_image_nsfw: Annotated[float, typer.Option(help="Leave out from this image_nsfw on (over 2: never).")] = 0.5,
     near: Annotated[float, typer.Option(help="Similarity of near-duplicates, from 0.5 to 1; 0: keep them.")] = 0.8,
-    format: FormatOption = ReportFormat.table,
+    format: ReportFormatOption = "table",
 ) -> None:
     """Collect prompts from public sets: filtered, without duplicates, sampled by quota; every drop is counted."""
     from humanpref.prompts import output
@@ -80,7 +69,7 @@ def collect_command(
     for source in report.sources:
         if source.short:
             say(f"{source.source}: {source.short} fewer than its quota of {source.quota}")
-    print(output.collect_json(report) if format is ReportFormat.json else output.collect_table(report))
+    print(output.collect_json(report) if format == "json" else output.collect_table(report))
 
 
 @prompts_app.command("clean")
@@ -88,62 +77,67 @@ def clean_command(
     prompts: Annotated[Path, typer.Argument(help="Prompts, in any layout that collect knows.")],
     out: Annotated[Path, typer.Option(help="What to write: .jsonl, .parquet or .txt.")],
     cleaner: Annotated[
-        CleanerName, typer.Option(help="rules: offline. llm: a model behind an API.")
-    ] = CleanerName.rules,
+        Literal["rules", "llm"], typer.Option(help="rules: offline. llm: a model behind an API.")
+    ] = "rules",
     review: Annotated[Path | None, typer.Option(help="Write a page of all changes for a person to review.")] = None,
     held: Annotated[
         Path | None, typer.Option(help="Where prompts go that need a person, or are empty (OUT.review.jsonl).")
     ] = None,
-    llm_model: Annotated[str | None, typer.Option(help="The model's name at the endpoint.")] = None,
+    llm_model: Annotated[str | None, typer.Option(help="llm: the model's name at the endpoint.")] = None,
     base_url: Annotated[
-        str | None, typer.Option(help="An OpenAI-compatible endpoint; its key is OPENAI_API_KEY.")
+        str | None, typer.Option(help="llm: an OpenAI-compatible endpoint; its key is OPENAI_API_KEY.")
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests at a time.")] = 8,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until a request is given up.")] = 60.0,
-    retries: Annotated[int, typer.Option(min=0, help="How often a failed request is tried again.")] = 6,
-    price_in: Annotated[float | None, typer.Option(min=0, help="Price of a million input tokens.")] = None,
-    price_out: Annotated[float | None, typer.Option(min=0, help="Price of a million output tokens.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, max=256, help="llm: requests at a time (8).")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0.1, help="llm: seconds until one is given up (60).")] = None,
+    retries: Annotated[int | None, typer.Option(min=0, help="llm: tries after the first (6).")] = None,
+    price_in: Annotated[float | None, typer.Option(min=0, help="llm: price of a million input tokens.")] = None,
+    price_out: Annotated[float | None, typer.Option(min=0, help="llm: price of a million output tokens.")] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="Where answers are kept (OUT.cache.sqlite): a run resumes.")
+        Path | None, typer.Option(help="llm: where answers are kept (OUT.cache.sqlite): a run resumes.")
     ] = None,
     engine: Annotated[
-        EngineName, typer.Option(help="rules: in this process, or by workers on a Ray cluster.")
-    ] = EngineName.local,
+        Literal["local", "ray"] | None,
+        typer.Option(help="rules: this machine (the default), or workers on a Ray cluster."),
+    ] = None,
     ray_address: RayAddressOption = None,
-    workers: Annotated[int, typer.Option(help="ray: how many.", min=1)] = 1,
-    format: FormatOption = ReportFormat.table,
+    workers: Annotated[int | None, typer.Option(help="rules: how many processes or actors clean (1).", min=1)] = None,
+    format: ReportFormatOption = "table",
 ) -> None:
     """Rewrite prompts to their content: no artist lists, quality boosters, engines, contradictory styles."""
     from humanpref.prompts import output
     from humanpref.prompts.clean import clean_file, count_prompts
 
     chosen: Cleaner
-    if cleaner is CleanerName.llm:
+    asking: dict[str, Any] = {"concurrency": concurrency, "timeout": timeout, "retries": retries}
+    of_llm = {"llm_model": llm_model, "base_url": base_url, "price_in": price_in, "price_out": price_out}
+    if cleaner == "llm":
         from humanpref.prompts.llm import LLMCleaner, LLMOptions
 
-        if engine is EngineName.ray:
-            raise DataError("--engine ray is for --cleaner rules; llm waits for its endpoint, see --concurrency")
+        only_for(
+            "--cleaner rules (llm waits for its endpoint, see --concurrency)",
+            engine=engine, ray_address=ray_address, workers=workers,
+        )  # fmt: skip
         if not llm_model:
             raise HumanprefError("--cleaner llm needs --llm-model, the model's name at the endpoint")
         if not (key := os.environ.get("OPENAI_API_KEY")):
             raise HumanprefError("--cleaner llm needs the key in the environment variable OPENAI_API_KEY "
                                  "(any word for an endpoint that asks for none)")  # fmt: skip
-        options = LLMOptions(llm_model, base_url, concurrency, timeout, retries, price_in, price_out)
+        given = {name: value for name, value in asking.items() if value is not None}
+        options = LLMOptions(llm_model, base_url, price_in=price_in, price_out=price_out, **given)
         chosen = LLMCleaner(options, key, cache or out.with_name(out.name + ".cache.sqlite"))
     else:
+        from humanpref.engines import Engine
         from humanpref.prompts.rules import RuleCleaner
+        from humanpref.prompts.spread import SpreadCleaner
 
-        if llm_model or base_url or cache:
-            raise DataError("--llm-model, --base-url and --cache belong to --cleaner llm")
+        only_for("--cleaner llm", **of_llm, **asking, cache=cache)
+        where = Engine("local" if engine is None else engine, workers or 1, ray_address)
         chosen = RuleCleaner()
-        if engine is EngineName.ray:
-            from humanpref.engines import Engine
-            from humanpref.prompts.spread import SpreadCleaner
-
-            chosen = SpreadCleaner(RuleCleaner, chosen.name, Engine("ray", workers, ray_address), say)
+        if where != Engine():
+            chosen = SpreadCleaner(RuleCleaner, chosen.name, where, say)
     with progress("Cleaning", count_prompts(prompts)) as advance:
         report = clean_file(prompts, out, chosen, held=held, review=review, on_prompt=advance)
-    print(output.clean_json(report) if format is ReportFormat.json else output.clean_table(report))
+    print(output.clean_json(report) if format == "json" else output.clean_table(report))
     if waiting := report.status["review"] + report.status["empty"]:
         say(f"{waiting:,} prompts need a person or have no content: {report.held}")
     if review is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from humanpref.cli_options import complete_model, load
-from humanpref.errors import DataError, ScoreError, UnknownNameError
+from humanpref.errors import ScoreError, UnknownNameError
 from humanpref.scorers import DEFAULT_SCORER, SPECS, LoadOptions, check_options, get_spec
 
 if TYPE_CHECKING:
@@ -33,19 +33,21 @@ ArchByScorer = Annotated[
 NoCacheOption = Annotated[bool, typer.Option("--no-cache", help="Neither use nor keep scores (see: humanpref cache).")]
 
 
-def split_words(
-    words: Sequence[str], model: Sequence[str] | None, *, none_is_fine: bool = False
-) -> tuple[list[Path], list[str]]:
-    """Tell data from the scorers that follow `--model` without an option of their own (`--model A B`)."""
-    named = [name for word in model or () for name in word.split(",")]
-    more = [word for word in words if named and word in SPECS and not Path(word).exists()]
-    paths = [Path(word) for word in words if word not in more]
-    names = [*named, *more] or [DEFAULT_SCORER]
+def named_scorers(model: Sequence[str] | None) -> list[str]:
+    """The scorers of `--model A --model B,C`; the default one without any. Raises `UnknownNameError`."""
+    names = [name for word in model or (DEFAULT_SCORER,) for name in word.split(",")]
     for name in names:
         get_spec(name)
-    if not paths and not none_is_fine:
-        raise DataError("no data to evaluate on; name a file in a known format, or a folder that holds one")
-    return paths, names
+    return names
+
+
+def split_words(words: Sequence[str], model: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Tell the scorers that follow `--model` without an option of their own (`--model A B`) -> (other words, scorers).
+
+    A word that is also the name of something on disk is no scorer.
+    """
+    more = [word for word in words if model and word in SPECS and not Path(word).exists()]
+    return [word for word in words if word not in more], named_scorers([*(model or ()), *more])
 
 
 def options_by_scorer(
@@ -68,18 +70,23 @@ def by_scorer(values: Sequence[str] | None, names: Sequence[str], option: str) -
     """Read `[NAME=]VALUE` options -> {scorer: value}; without a name it is the only scorer's."""
     found: dict[str, str] = {}
     for value in values or ():
-        name, equals, rest = value.partition("=")
-        if equals and name in SPECS:
-            if name not in names:
-                raise ScoreError(f"{option} {value}: {name} is not among the scorers to evaluate")
-        elif len(names) == 1:
-            name, rest = names[0], value
-        else:
+        name, rest = addressed(value, names, option)
+        if name is None and len(names) > 1:
             raise ScoreError(f"{option} {value}: say which scorer it belongs to, as {option} NAME={value}")
-        if name in found:
+        if (name := name or names[0]) in found:
             raise ScoreError(f"{option} is given twice for {name}")
         found[name] = rest
     return found
+
+
+def addressed(value: str, names: Sequence[str], option: str) -> tuple[str | None, str]:
+    """Read `[NAME=]VALUE`, NAME one of `names` -> (the name or None, the value)."""
+    for name in names:  # a trained model's is a path, in which = may stand
+        if value.startswith(f"{name}="):
+            return name, value.removeprefix(f"{name}=")
+    if (name := value.partition("=")[0]) != value and name in SPECS:
+        raise ScoreError(f"{option} {value}: {name} is not among the scorers of this command")
+    return None, value
 
 
 def check_weights(options: Mapping[str, LoadOptions]) -> None:
@@ -106,7 +113,7 @@ def chosen_scorers(
 
     `words` may be more names after `--model`. Weights that are missing are fetched, or missed, now.
     """
-    others, names = split_words(words or (), model, none_is_fine=True)
+    others, names = split_words(words or (), model)
     if others:
         raise UnknownNameError(f"{others[0]}: is no scorer (see: humanpref models); one file of prompts comes first")
     options = options_by_scorer(names, weights, arch, common)

@@ -15,16 +15,20 @@ import typer
 
 from humanpref.cli_options import (
     CompiledOption,
-    DecodeName,
     DecodeOption,
-    PrecisionName,
     PrecisionOption,
-    Resize,
     ResizeOption,
 )
-from humanpref.cli_scorers import ArchByScorer, ModelsOption, WeightsByScorer, options_by_scorer
-from humanpref.errors import MissingExtraError, ScoreError
-from humanpref.scorers import DEFAULT_SCORER, SPECS, LoadOptions, check_options, get_spec
+from humanpref.cli_scorers import (
+    ArchByScorer,
+    ModelsOption,
+    WeightsByScorer,
+    addressed,
+    named_scorers,
+    options_by_scorer,
+)
+from humanpref.errors import MissingExtraError, ScoreError, UnknownNameError
+from humanpref.scorers import LoadOptions, check_options, get_spec
 from humanpref.serve.config import MIB, ServeConfig
 from humanpref.terminal import say
 
@@ -40,12 +44,13 @@ DevicesOption = Annotated[
 
 def serve_command(
     model: ModelsOption = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="NAME", hidden=True)] = None,
     weights: WeightsByScorer = None,
     arch: ArchByScorer = None,
-    resize: ResizeOption = Resize.antialias,
-    precision: PrecisionOption = PrecisionName.auto,
+    resize: ResizeOption = "antialias",
+    precision: PrecisionOption = "auto",
     device: DevicesOption = None,
-    decode: DecodeOption = DecodeName.exact,
+    decode: DecodeOption = "exact",
     compiled: CompiledOption = False,
     host: Annotated[str, typer.Option(help="0.0.0.0: from other machines, behind a TLS proxy.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
@@ -79,15 +84,13 @@ def serve_command(
         drain_seconds=drain_seconds,
         allow_url=allow_url,
     )
-    names = [name for word in model or (DEFAULT_SCORER,) for name in word.split(",")]
-    for name in names:
-        get_spec(name)
+    if more and not model:
+        raise UnknownNameError(f"{more[0]}: what to serve is named by --model (see: humanpref models)")
+    names = named_scorers([*(model or ()), *(more or ())])
     places = _devices(device, names)
-    common = LoadOptions(resize=resize.value, precision=precision.value, decode=decode.value, compiled=compiled)
+    common = LoadOptions(resize=resize, precision=precision, decode=decode, compiled=compiled)
     chosen = options_by_scorer(names, weights, arch, common)
     for name, own in chosen.items():
-        if get_spec(name).ships and len(names) > 1:
-            places[name] = ("auto",)
         for place in places[name]:
             check_options(get_spec(name), replace(own, device=place))
     try:
@@ -125,13 +128,22 @@ def _leave() -> NoReturn:
 
 
 def _devices(values: list[str] | None, names: list[str]) -> dict[str, tuple[str, ...]]:
-    """Read `[NAME=]DEVICE[,DEVICE...]` -> each scorer's devices; without a name it is meant for all."""
-    found: dict[str, tuple[str, ...]] = {}
+    """Read `[NAME=]DEVICE[,DEVICE...]` -> each scorer's devices. Those of a name add up; without a name they are meant
+    for all scorers that are not named, but for what ships with the package and has only one, if it is among others."""
+    own: dict[str | None, list[str]] = {}
     for value in values or ():
-        name, equals, rest = value.partition("=")
-        if equals and name not in names:
-            what = "not among the scorers to serve" if name in SPECS else "no scorer to serve"
-            raise ScoreError(f"--device {value}: {name} is {what}")
-        for one in [name] if equals else [n for n in names if n not in found]:
-            found[one] = tuple((rest if equals else value).split(","))
-    return {name: found.get(name, ("auto",)) for name in names}
+        name, devices = addressed(value, names, "--device")
+        if name is None and "=" in value:
+            raise ScoreError(f"--device {value}: {value.partition('=')[0]} is no scorer of this command")
+        if name is None and None in own:
+            raise ScoreError(
+                f"--device {','.join(own[None])} and --device {devices}: say which scorer each is of, as "
+                f"NAME={devices}; or {','.join([*own[None], devices])} for a replica on each"
+            )
+        own.setdefault(name, []).extend(devices.split(","))
+    others = [name for name in names if name not in own]
+    if None in own and not others:
+        raise ScoreError(f"--device {','.join(own[None])}: is of no use, each scorer has one by name; leave it out")
+    for name in others:
+        own[name] = own[None] if None in own and not (get_spec(name).ships and len(names) > 1) else ["auto"]
+    return {name: tuple(own[name]) for name in names}

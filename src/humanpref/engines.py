@@ -36,6 +36,7 @@ class Engine:
     local: in this process, or in `workers` processes of this machine, which share its cores; with `gpus_per_worker`
     each sees its own GPU (a half: two share one). ray: by `workers` actors, each with `cpus_per_worker` and
     `gpus_per_worker` of the cluster at `address` (None: the one of this machine or RAY_ADDRESS, else a new local one).
+    Raises `EngineError` for what an engine cannot have, or would not use.
     """
 
     kind: Literal["local", "ray"] = "local"
@@ -50,6 +51,14 @@ class Engine:
             raise EngineError(f"workers must be at least 1, got {self.workers}")
         if self.kind == "local" and self.gpus_per_worker > 1:
             raise EngineError(f"a local worker has at most one GPU, got gpus_per_worker {self.gpus_per_worker}")
+        if self.kind == "local" and self.workers == 1 and self.gpus_per_worker:
+            raise EngineError(
+                "one local worker is this process, on the device it is told; leave gpus_per_worker out, or take more"
+            )
+        for name, option in (("address", "--ray-address"), ("cpus_per_worker", "--cpus-per-worker"),
+                             ("object_store_mib", "object_store_mib")):  # fmt: skip
+            if self.kind == "local" and getattr(self, name) != getattr(Engine, name):
+                raise EngineError(f"{option} is for a Ray cluster; leave it out, or choose --engine ray")
 
     @property
     def threads_per_worker(self) -> int:

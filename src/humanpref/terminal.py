@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 
 @contextmanager
@@ -36,6 +36,11 @@ def progress(title: str, total: int | None, unit: str | None = None) -> Iterator
     with Progress(*columns, console=console, transient=True, disable=off) as bar:
         task = bar.add_task(title, total=total)
         yield lambda: bar.advance(task)
+
+
+def image_progress(title: str, total: int) -> AbstractContextManager[Callable[[], None]]:
+    """`progress` of images, with how many are done in a second."""
+    return progress(title, total, unit="images")
 
 
 def say(*lines: str) -> None:

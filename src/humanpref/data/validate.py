@@ -91,8 +91,10 @@ def validate_data(
 
     `against` is the other half of a split: shared prompts (whatever their case and spacing) and shared images (by
     SHA-256 of the file) are problems. Missing images are one too, unless `allow_missing`. Raises `DataError` only
-    where the file cannot be read on.
+    where the file cannot be read on, and for `against_image_root` without `against`.
     """
+    if against is None and against_image_root is not None:
+        raise DataError("--against-image-root says where the images of --against are, which is not given; leave it out")
     file, findings = open_data(data, image_root), _Findings()
     other = None if against is None else open_data(against, against_image_root)
     counts, images, prompts = _check_rankings(file, findings, track)

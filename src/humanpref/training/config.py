@@ -128,6 +128,16 @@ class TrainConfig:
             raise TrainingError("the listwise loss has no soft labels: set labels=each and smoothing=0")
         if self.model == "head" and (self.lora_rank or self.checkpointing):
             raise TrainingError("a head on frozen embeddings has neither LoRA nor checkpointing; leave them out")
+        for name, used, user in (
+            ("margin", self.loss == "margin", "loss=margin"),
+            ("hidden", self.model == "head", "model=head"),
+            ("text_head", self.model == "head", "model=head"),
+            ("lora_alpha", self.lora_rank > 0, "lora_rank above 0"),
+            ("vision_free", self.model == "clip", "model=clip"),
+            ("text_free", self.model == "clip", "model=clip"),
+        ):
+            if not used and getattr(self, name) != getattr(TrainConfig, name):
+                raise TrainingError(f"{name} is for {user}, which this run is not; leave it out")
 
     @property
     def groups_per_step(self) -> int:

@@ -73,6 +73,7 @@ def train(
 
     Raises `TrainingError`, `DataError`, `WeightsError`, `DownloadError`, `UnknownNameError`, `MissingExtraError`.
     """
+    _check_used(data, validation, images, validation_images, config)
     place, tell = Path(out).expanduser(), say or (lambda _: None)
     show = track or (lambda _title, _total: nullcontext(lambda: None))
     accelerator = make_accelerator(config, device)
@@ -123,6 +124,26 @@ def train(
         write_page(report)
     accelerator.wait_for_everyone()
     return report
+
+
+def _check_used(
+    data: str | Path | Sequence[Ranking],
+    validation: str | Path | Sequence[Ranking] | None,
+    images: str | Path | None,
+    validation_images: str | Path | None,
+    config: TrainConfig,
+) -> None:
+    """Refuse what would be of no use with this data."""
+    if validation is None and config.patience:
+        raise TrainingError(
+            "patience counts validations, and there is nothing to validate on: give --val, or leave it out"
+        )
+    if validation_images is not None and not isinstance(validation, (str, Path)):
+        raise TrainingError("--val-images says where the images of --val are, which is not given; leave it out")
+    if images is not None and not isinstance(data, (str, Path)):
+        raise TrainingError("images is for data in a file: rankings say where their images are; leave it out")
+    if images is not None and isinstance(data, (str, Path)) and shards.is_shards(Path(data).expanduser()):
+        raise TrainingError(f"{data}: shards hold their images; leave --images out (for those of --val: --val-images)")
 
 
 def _open(out: Path, accelerator: Any, main: bool) -> TrainFolder | None:

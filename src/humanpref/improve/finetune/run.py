@@ -105,6 +105,8 @@ def finetune(
 
     Raises `ImproveError`, `TrainingError`, `DataError`, `GenerateError`, `MissingExtraError`.
     """
+    if images is not None and (config.algorithm != "dpo" or not isinstance(data, (str, Path))):
+        raise ImproveError("images says where those of a file of rankings are, which dpo learns from; leave it out")
     place, tell = Path(out).expanduser(), say or (lambda _: None)
     show = track or (lambda _title, _total: nullcontext(lambda: None))
     if config.algorithm != "dpo":

@@ -14,12 +14,13 @@ Place: TypeAlias = Literal["suffix", "prefix", "negative"]
 FIELDS = ("name", "prefix", "suffix", "negative", "source")
 
 
-def read_vocabulary(path: str | Path, place: Place = "suffix") -> tuple[Template, ...]:
+def read_vocabulary(path: str | Path, place: Place | None = None) -> tuple[Template, ...]:
     """Read the tokens of a file, in order.
 
-    A line of text is put at `place`: `PROMPT, LINE`, `LINE PROMPT`, or the negative prompt. An object has at least one
-    of `prefix`, `suffix` and `negative`, taken as they are, and may have `name` and `source`. Raises `DataError`, with
-    the place, for a file that cannot be read or holds none, for unknown fields, and for tokens that are there twice.
+    A line of text is put at `place`: `PROMPT, LINE` (suffix, the default), `LINE PROMPT`, or the negative prompt. An
+    object has at least one of `prefix`, `suffix` and `negative`, taken as they are, and may have `name` and `source`.
+    Raises `DataError`, with the place, for a file that cannot be read or holds none, for unknown fields, for tokens
+    that are there twice, and for a `place` of objects, which say their own.
     """
     path = Path(path).expanduser()
     try:
@@ -30,11 +31,13 @@ def read_vocabulary(path: str | Path, place: Place = "suffix") -> tuple[Template
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     found: list[tuple[int, Template]] = []
     if text.lstrip().startswith("{"):
+        if place is not None:
+            raise DataError(f"{path}: its objects say where their tokens stand; leave --place out")
         for number, row in read_rows(path, "jsonl"):
             found.append((number, _template(path, number, row)))
     else:
         lines = enumerate(map(str.strip, text.splitlines()), start=1)
-        found = [(number, place_token(line, place)) for number, line in lines if line]
+        found = [(number, place_token(line, place or "suffix")) for number, line in lines if line]
     if not found:
         raise DataError(f"{path}: the vocabulary is empty; it must hold tokens, one a line")
     check_vocabulary((template for _, template in found), [f"{path}: line {number}: " for number, _ in found])
