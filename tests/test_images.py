@@ -3,7 +3,9 @@ from __future__ import annotations
 import io
 import struct
 import threading
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from humanpref import images
 from humanpref.errors import ImageError
 from humanpref.images import MAX_PIXELS, RemoteImage, expand_sources, open_image
 from tests.toys import picture
@@ -207,3 +210,30 @@ def test_remote_images_over_real_http(tmp_path: Path, monkeypatch: pytest.Monkey
         server.shutdown()
     with pytest.raises(ImageError, match="could not be fetched"):
         open_image(RemoteImage(f"{base}/r.png"))
+
+
+def test_large_pictures_are_decoded_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many threads: what is being decoded has no more pixels together than may be, and all get their turn."""
+    monkeypatch.setattr(images, "_large", images._Pixels(20_000_000))
+    buffer = io.BytesIO()
+    Image.new("L", (2000, 3000), 9).save(buffer, "PNG")
+    lock, now, most = threading.Lock(), 0, 0
+    convert = images._to_rgb
+
+    def watched(picture: Image.Image) -> Image.Image:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.02)
+        try:
+            return convert(picture)
+        finally:
+            with lock:
+                now -= 1
+
+    monkeypatch.setattr(images, "_to_rgb", watched)
+    with ThreadPoolExecutor(8) as pool:
+        opened = list(pool.map(lambda n: images.EncodedImage(buffer.getvalue(), f"{n}").picture, range(12)))
+    assert [picture.size for picture in opened] == [(2000, 3000)] * 12
+    assert most == 3

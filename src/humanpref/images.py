@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -26,6 +26,9 @@ from humanpref.records import ImageRef
 
 MAX_PIXELS = 89_478_485  # where Pillow itself starts to warn
 """Images with more pixels than this are refused before decoding: a small file can claim a picture that fills memory."""
+
+PIXELS_AT_ONCE, SMALL_PIXELS = 100_000_000, 4_000_000
+"""Most pixels that all threads decode at a time; pictures below the second do not count among them."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 """The decoders that are used; others (PostScript, say) run programs or are rarely tested."""
@@ -61,13 +64,16 @@ class EncodedImage:
     def __str__(self) -> str:
         return self.name
 
-    @cached_property
+    @property
     def picture(self) -> Image.Image:
         """The image, checked and converted as `open_image` does. Raises `ImageError`; also for more than `max_pixels`
         pixels, before any is decoded."""
-        if not self.content:
-            raise ImageError(f"{self.name}: the file is empty")
-        return _decode(BytesIO(self.content), self.name, self.max_pixels)
+        # by hand: before Python 3.12, cached_property has one lock for all, and one thread would decode at a time
+        if (picture := self.__dict__.get("_picture")) is None:
+            if not self.content:
+                raise ImageError(f"{self.name}: the file is empty")
+            picture = self.__dict__["_picture"] = _decode(BytesIO(self.content), self.name, self.max_pixels)
+        return picture
 
 
 ImageSource: TypeAlias = "str | Path | ImageRef | RemoteImage | EncodedImage | Image.Image"
@@ -216,8 +222,9 @@ def _decode(file: object, name: str, max_pixels: int = MAX_PIXELS) -> Image.Imag
     try:
         with Image.open(file, formats=_decoders()) as image:  # type: ignore[arg-type]  # any binary file
             _check_size(image.size, name, max_pixels)
-            image.load()
-            return _to_rgb(image)
+            with _large.holding(image.width * image.height):
+                image.load()
+                return _to_rgb(image)
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not an image, or of a kind that cannot be read") from None
     except Image.DecompressionBombError:
@@ -234,6 +241,31 @@ def _decoders() -> list[str]:
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
+
+class _Pixels:
+    """Large pictures are decoded a few at a time, by however many threads: it takes 20 bytes a pixel."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def holding(self, count: int) -> Iterator[None]:
+        if count < SMALL_PIXELS:
+            yield
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= count)
+            self._free -= count
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += count
+                self._changed.notify_all()
+
+
+_large = _Pixels(PIXELS_AT_ONCE)
 
 _memory_lock = threading.Lock()
 
