@@ -183,6 +183,34 @@ def test_who_does_not_read_the_answer_is_let_go() -> None:
         assert served.score(png()).status_code == 200
 
 
+@pytest.mark.parametrize("last", [b"keep-alive", b"close"])
+def test_who_does_not_read_a_little_keeps_no_connection(last: bytes) -> None:
+    """The rest of an answer is too short for its writer to wait, and nobody ever reads it."""
+    with slow(SlowScorer(), idle_seconds=0.6, keep_alive_seconds=1) as served, socket.socket() as connection:
+        many = json.dumps({"prompt": "x", "images": [{"data": "", "name": "n" * 300}] * 24}).encode()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        connection.connect(("127.0.0.1", served.port))
+        connections = served.server.server_state.connections
+        assert soon(lambda: bool(connections))
+        (one,) = connections
+
+        def ask(kind: bytes) -> None:
+            answers = served.metric("requests_total", route="/v1/score", status="200")
+            connection.sendall(head(len(many)).replace(b"Host: x", b"Host: x\r\nConnection: " + kind) + many)
+            assert soon(lambda: served.metric("requests_total", route="/v1/score", status="200") > answers)
+
+        while not one.transport.get_write_buffer_size():  # until the system's buffers are full
+            ask(b"keep-alive")
+        if last == b"close":
+            ask(last)
+        assert one._reader is None or last == b"close"  # the writer does not wait
+        assert 0 < one.transport.get_write_buffer_size() < 2**16
+        began = time.monotonic()
+        while connections and time.monotonic() - began < 10:
+            time.sleep(0.05)
+        assert not connections
+
+
 def test_a_client_that_has_gone_takes_its_images_with_it() -> None:
     scorer = SlowScorer()
     with slow(scorer, max_batch=1) as served:

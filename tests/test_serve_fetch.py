@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -259,6 +260,24 @@ def test_waiting_for_a_turn_takes_none_of_the_time_to_fetch() -> None:
 
     with website(routes) as (port, _):
         assert asyncio.run(run(f"http://public.example:{port}/second")) == [png(1)] * 34
+
+
+def test_hosts_that_do_not_answer_leave_others_their_places() -> None:
+    """As many images as may wait are at a host that is silent: what needs no fetching is scored as ever."""
+    config = ServeConfig(allow_url=True, max_queue=64, fetch_seconds=5)
+    with (
+        website(routes) as (port, asked),
+        serving(config=config, fetcher=fetcher(seconds=5.0)) as served,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        images = [{"url": f"http://public.example:{port}/slow"}] * 64
+        job = pool.submit(served.http.post, "/v1/score", json={"prompt": "p", "images": images}, timeout=1)
+        while not asked:
+            time.sleep(0.01)
+        assert served.score(*[png()] * 10).status_code == 200
+        assert error(served.http.post("/v1/score", json={"prompt": "p", "images": images[:1]}))[:2] == (429, "busy")
+        with suppress(httpx.ReadTimeout):
+            job.result()
 
 
 def test_a_request_fetches_few_images_at_once() -> None:

@@ -62,12 +62,15 @@ def serve_command(
     ] = False,
     max_batch: Annotated[int, typer.Option(min=0, help="Most images at once to a model; 0: what suits it.")] = 0,
     max_wait_ms: Annotated[float, typer.Option(help="Longest time that a free model waits for more.")] = 5.0,
-    max_queue: Annotated[int, typer.Option(help="Images that may wait; more are refused (429).")] = 1024,
+    max_queue: Annotated[int, typer.Option(help="Images of a model that may wait; more are refused (429).")] = 1024,
     max_images: Annotated[int, typer.Option(help="Of one request.")] = 64,
     max_body_mib: Annotated[float, typer.Option(help="Of one request.")] = 64,
     max_image_mib: Annotated[float, typer.Option(help="Of one image file.")] = 20,
     max_pixels: Annotated[int, typer.Option(help="Of one image.")] = ServeConfig.max_pixels,
     threads: Annotated[int, typer.Option(min=0, help="That decode images; 0: one per core, at most 8.")] = 0,
+    request_seconds: Annotated[
+        float, typer.Option(help="Longest time until an answer; more for a slow model.")
+    ] = ServeConfig.request_seconds,
     drain_seconds: Annotated[float, typer.Option(help="Longest time to answer what is there when stopped.")] = 30.0,
 ) -> None:
     """Score images over HTTP: one process, several scorers, requests batched together."""
@@ -81,6 +84,7 @@ def serve_command(
         max_image_bytes=int(max_image_mib * MIB),
         max_pixels=max_pixels,
         threads=threads,
+        request_seconds=request_seconds,
         drain_seconds=drain_seconds,
         allow_url=allow_url,
     )

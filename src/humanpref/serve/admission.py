@@ -11,8 +11,40 @@ from humanpref.serve.config import ServeConfig
 from humanpref.serve.errors import RequestError
 
 WINDOW = 5.0
-"""Seconds over which the speed is measured, to say when to come again."""
+"""Seconds of work over which its speed is measured."""
 LONGEST_WAIT = 60
+
+
+class Line:
+    """The images before one model, and how fast they go. Time in which there are none does not count."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._rate = 0.0
+        self._done = 0
+        self._busy = 0.0
+        self._since = 0.0
+
+    def enter(self, images: int) -> None:
+        """Images come."""
+        if not self.images:
+            self._since = time.monotonic()
+        self.images += images
+
+    def leave(self, images: int, *, done: bool) -> None:
+        """They go; `done`: because they are scored."""
+        now = time.monotonic()
+        self.images -= images
+        self._busy, self._since = self._busy + now - self._since, now
+        if done:
+            self._done += images
+        if self._busy > WINDOW:
+            self._rate, self._done, self._busy = self._done / self._busy, 0, 0.0
+
+    def seconds(self, images: int) -> float:
+        """How long so many images take, at the speed of late; 0 where that is not known."""
+        rate = self._rate or self._done / max(0.1, self._busy)
+        return images / rate if rate else 0.0
 
 
 class Admission:
@@ -20,13 +52,15 @@ class Admission:
 
     def __init__(self, config: ServeConfig) -> None:
         self._config = config
-        self.images = 0
         self.bytes = 0
         self.requests = 0
         self.draining = False
-        self._rate = 0.0
-        self._done = 0
-        self._since = time.monotonic()
+        self._lines: dict[tuple[str, bool], Line] = {}
+
+    @property
+    def images(self) -> int:
+        """Images taken in and not yet scored, of all models."""
+        return sum(line.images for line in self._lines.values())
 
     @contextmanager
     def request(self) -> Iterator[None]:
@@ -38,22 +72,30 @@ class Admission:
             self.requests -= 1
 
     @contextmanager
-    def queued(self, images: int) -> Iterator[None]:
-        """Take images in. Raises `RequestError` 429 where there is no room, with when there may be."""
-        if images > self._config.max_images:
+    def queued(self, model: str, images: int, *, fetched: bool = False) -> Iterator[None]:
+        """Take images in. Raises `RequestError` 413 for too many at once; 429 where there is no room, or they would not
+        be done in time, with when to come again.
+
+        Each model has a line of `max_queue` images, and another for those that must be `fetched`: they can wait for
+        long, for hosts that do not answer.
+        """
+        config = self._config
+        if images > config.max_images:
             raise RequestError(
-                "too_many_images", f"{images} images; at most {self._config.max_images} in one request, send several"
+                "too_many_images", f"{images} images; at most {config.max_images} in one request, send several"
             )
-        if self.images + images > self._config.max_queue:
-            raise RequestError(
-                "busy", f"{self.images} images are waiting already; try again later", retry_after=self._wait()
-            )
-        self.images += images
+        line = self._lines.setdefault((model, fetched), Line())
+        late = line.images and line.seconds(line.images + images) > config.request_seconds
+        if late or line.images + images > config.max_queue:
+            again = min(LONGEST_WAIT, max(1, math.ceil(line.seconds(line.images) / 2)))
+            raise RequestError("busy", f"{line.images} images are waiting already; try again later", retry_after=again)
+        line.enter(images)
+        done = False
         try:
             yield
+            done = True
         finally:
-            self.images -= images
-            self._count(images)
+            line.leave(images, done=done)
 
     def take_bytes(self, count: int) -> None:
         """Hold bytes of a body, or of what a URL gave. Raises `RequestError` 503 where too many are held."""
@@ -75,13 +117,3 @@ class Admission:
             yield take
         finally:
             self.bytes -= held
-
-    def _count(self, images: int) -> None:
-        self._done += images
-        if (passed := time.monotonic() - self._since) > WINDOW:
-            self._rate, self._done, self._since = self._done / passed, 0, time.monotonic()
-
-    def _wait(self) -> int:
-        """Seconds in which half of what waits should be done, at the speed of late."""
-        rate = self._rate or self._done / max(0.1, time.monotonic() - self._since)
-        return min(LONGEST_WAIT, max(1, math.ceil(self.images / 2 / rate))) if rate else 1

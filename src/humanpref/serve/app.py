@@ -122,9 +122,12 @@ async def healthz(_: Request) -> Response:
 
 @router.get("/readyz", summary="Are requests taken in?")
 async def readyz(request: Request) -> Response:
-    """Answer 200 where requests are taken in, 503 where the server is being stopped."""
-    if _service(request).admission.draining:
+    """Answer 200 where requests are taken in, 503 where the server is being stopped or a model fails on everything."""
+    service = _service(request)
+    if service.admission.draining:
         raise RequestError("draining", "the server is being stopped", retry_after=2)
+    if failing := [name for name, model in service.engine.models.items() if model.batcher.is_failing]:
+        raise RequestError("failing", f"{', '.join(failing)} fails on every image (the log says why)", retry_after=60)
     return _json({"status": "ready"})
 
 
@@ -171,8 +174,8 @@ async def _judge(
     if urls and service.engine.fetcher is None:
         message = "this server fetches no URLs (--allow-url); send the image itself"
         raise RequestError("url_not_allowed", message, image=urls[0])
-    with service.admission.queued(len(asked.sources)):
-        judge = partial(service.engine.judge, model, asyncio.Semaphore(FETCHES))
+    with service.admission.queued(model.name, len(asked.sources), fetched=bool(urls)):
+        judge = partial(service.engine.judge, model, object(), asyncio.Semaphore(FETCHES))
         jobs = list(map(judge, asked.sources, asked.prompts))
         outcomes = [await jobs[0]] if len(jobs) == 1 else await asyncio.gather(*jobs)
         cut = await service.engine.truncated(model, asked.distinct)
@@ -219,9 +222,11 @@ def score_answer(
     }
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
 def _json(value: Mapping[str, Any]) -> Response:
-    content = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Response(content.encode("utf-8", "replace"), media_type="application/json")
+    return Response(_encode(value).encode("utf-8", "replace"), media_type="application/json")
 
 
 # ---- the application
@@ -280,6 +285,7 @@ def create_app(
                 keys=keys or ApiKeys(),
                 admission=admission,
                 metrics=counters,
+                handlers={route.path: route.endpoint for route in routes if "POST" in (route.methods or ())},
                 routes=[route.path for route in routes],
             )
         ],

@@ -26,6 +26,10 @@ from humanpref.serve.errors import RequestError
 
 logger = logging.getLogger(__name__)
 
+FAILED_BATCHES, FAILING_SECONDS = 10, 60.0
+"""A model fails that gave no score in so many batches one after the other. Once the last of them is so long ago, it is
+taken to work again: who sends it nothing while it fails would never know."""
+
 PATIENCE = 0.1
 """The share of the time it has been here that an image may wait for others."""
 
@@ -64,6 +68,13 @@ class Batcher:
         self._finishing: set[asyncio.Task[None]] = set()
         self._threads: list[ThreadPoolExecutor] = []
         self._kicked: set[asyncio.Event] = set()
+        self._failed = 0
+        self._failed_at = 0.0
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the model fails on whatever it is given, as a GPU does after some errors."""
+        return self._failed >= FAILED_BATCHES and time.monotonic() - self._failed_at < FAILING_SECONDS
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -153,7 +164,12 @@ class Batcher:
             turns.release()
 
     def _settle(self, batch: list[_Waiting], outcomes: Outcomes, began: float) -> None:
-        self._observe(len(batch), time.monotonic() - began, began - batch[0].arrived)
+        now = time.monotonic()
+        self._observe(len(batch), now - began, began - batch[0].arrived)
+        if all(isinstance(outcome, RequestError) and outcome.code == "model_failed" for outcome in outcomes):
+            self._failed, self._failed_at = self._failed + 1, now
+        else:
+            self._failed = 0
         for waiting, outcome in zip(batch, outcomes, strict=True):
             if waiting.done.done():
                 continue  # whoever asked has gone
@@ -168,7 +184,7 @@ class Batcher:
             event.clear()
             await event.wait()
         while self._waiting and len(self._waiting) < self.max_batch and self.preparing:
-            left = self._waiting[0].until - time.monotonic()
+            left = min(waiting.until for waiting in self._waiting) - time.monotonic()
             if left <= 0:
                 break
             event.clear()

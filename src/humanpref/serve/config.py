@@ -20,7 +20,8 @@ class ServeConfig:
     max_batch: most images a model is given at once; 0: what suits it and its device.
     max_wait_ms: longest time a free model waits for more images that are being prepared; under load, when an image has
         been here for longer than ten times that, a tenth of it.
-    max_queue: images taken in and not yet scored, of all requests; more are refused with 429.
+    max_queue: images of all requests taken in for a model and not yet scored, and as many more that are given as URLs;
+        one more is refused with 429, as is what would not be done in `request_seconds` at the speed of late.
     max_pending_bytes: of all bodies held at a time; more are refused with 503.
     max_body_bytes, max_images: of one request; max_image_bytes, max_pixels: of one image.
     max_connections: open at a time, of all clients; one more is answered 503 and closed.

@@ -32,6 +32,7 @@ STATUS: Mapping[str, int] = MappingProxyType(
         "internal": 500,
         "model_failed": 500,
         "draining": 503,
+        "failing": 503,
         "overloaded": 503,
         "timed_out": 503,
     }

@@ -47,6 +47,16 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._answers: dict[tuple[str, int | None], tuple[Counter, Histogram]] = {}
+
+    def answered(self, route: str, status: int | None, seconds: float) -> None:
+        """Count an answer. The counters of a route and status are looked up once: that takes longer than counting."""
+        if (found := self._answers.get((route, status))) is None:
+            found = self.requests.labels(route, str(status)), self.seconds.labels(route)
+            self._answers[route, status] = found
+        found[0].inc()
+        found[1].observe(seconds)
+
     def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
         """Show a number that is asked for when it is read."""
         Gauge(f"humanpref_{name}", text, registry=self.registry).set_function(value)

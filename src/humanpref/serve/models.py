@@ -6,14 +6,15 @@ import asyncio
 import binascii
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import pybase64
+import torch
 
 from humanpref.errors import ImageError, ScoreError, WeightsError, reason_of
 from humanpref.images import EncodedImage
@@ -28,6 +29,7 @@ from humanpref.serve.errors import RequestError, ServeError
 from humanpref.serve.fetch import Fetcher
 from humanpref.serve.identity import identity_hash
 from humanpref.serve.metrics import Metrics
+from humanpref.serve.patience import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +108,22 @@ def load_models(options: Sequence[ModelOptions]) -> dict[str, ServedModel]:
             if not isinstance(scorer, BatchScorer):
                 raise ServeError(f"{one.name} cannot be served: it prepares no images ahead")
             replicas.append(scorer)
+        _check_alike(one, replicas)
         found[one.name] = ServedModel(one.name, tuple(replicas), one.devices)
     return found
+
+
+def _check_alike(model: ModelOptions, replicas: Sequence[BatchScorer[Any]]) -> None:
+    """Raise `ServeError` where it would be chance how an image is scored."""
+    kinds = {
+        f"{getattr(scorer, 'precision', 'fp32')} on {torch.device(str(getattr(scorer, 'device', 'cpu'))).type}"
+        for scorer in replicas
+    }
+    if len(kinds) > 1:
+        raise ServeError(
+            f"{model.name}: its replicas would differ ({', '.join(sorted(kinds))}), and so would their scores; "
+            "name devices of one kind"
+        )
 
 
 class Engine:
@@ -127,7 +143,8 @@ class Engine:
         self.fetcher = fetcher
         self._admission = admission
         self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="humanpref-prepare")
-        self._ahead: dict[str, asyncio.Semaphore] = {}
+        self._ahead: dict[str, Turns] = {}
+        self._scored = {name: metrics.images.labels(name, "scored") for name in models}
 
     def start(self) -> None:
         """Begin to work on the running event loop."""
@@ -142,7 +159,7 @@ class Engine:
             # what is prepared takes memory: no more of it than keeps threads and replicas busy
             batches = 2 + sum(1 + replica.in_flight for replica in model.replicas)
             ahead = self.config.workers + batches * model.batcher.max_batch
-            self._ahead[name] = asyncio.Semaphore(ahead)
+            self._ahead[name] = Turns(ahead)
 
     async def stop(self) -> None:
         """End the threads; what is not done is cancelled."""
@@ -170,52 +187,75 @@ class Engine:
         return await loop.run_in_executor(self._threads, lambda: [model.scorer.truncated(text) for text in prompts])
 
     async def judge(
-        self, model: ServedModel, fetches: asyncio.Semaphore, source: Source, prompt: str
+        self, model: ServedModel, request: Hashable, fetches: asyncio.Semaphore, source: Source, prompt: str
     ) -> float | RequestError:
         """Decode, prepare and score one image -> its score, or why there is none.
 
-        fetches: the turns (`FETCHES`) of the images of this request that must be fetched.
+        request: whose image it is; requests take turns. fetches: the turns (`FETCHES`) of those of its images that must
+        be fetched.
         """
-        began = time.monotonic()
         try:
-            async with AsyncExitStack() as fetched:
-                content = await self._fetch(source, fetches, fetched)
-                async with self._ahead[model.name]:
-                    model.batcher.begin()
-                    try:
-                        prepared = await asyncio.get_running_loop().run_in_executor(
-                            self._threads, self._prepare, model.scorer, source, content
-                        )
-                    finally:
-                        model.batcher.end()
-                    content = None
-                    if not isinstance(prepared, EncodedImage):
-                        await fetched.aclose()  # what was fetched is not held while the image waits for the model
-                    score = await model.batcher.score(prepared, prompt, began)
+            if source.url is None:
+                score = await self._judge(model, request, source, prompt, source.content)
+            else:
+                score = await self._fetch_and_judge(model, request, fetches, source, prompt)
         except RequestError as error:
             return self._failed(model, error)
         except Exception as error:  # of whatever kind: it is this image's alone
             logger.exception("%s: an image failed", model.name, exc_info=error)
             message = f"{model.name} failed on this image ({reason_of(error)})"
             return self._failed(model, RequestError("model_failed", message))
-        self.metrics.images.labels(model.name, "scored").inc()
+        self._scored[model.name].inc()
         return score
+
+    async def _fetch_and_judge(
+        self, model: ServedModel, request: Hashable, fetches: asyncio.Semaphore, source: Source, prompt: str
+    ) -> float:
+        """What is fetched counts, in bytes and as one of the request's fetches, until it is prepared: no longer, unless
+        it waits for the model as a file."""
+        if self.fetcher is None:
+            raise RequestError("url_not_allowed", "this server fetches no URLs (--allow-url); send the image itself")
+        with ExitStack() as held:
+            await fetches.acquire()
+            held.callback(fetches.release)
+            content = await self.fetcher.fetch(source.url or "", held.enter_context(self._admission.holding()))
+            return await self._judge(model, request, source, prompt, content, held)
+
+    async def _judge(
+        self,
+        model: ServedModel,
+        request: Hashable,
+        source: Source,
+        prompt: str,
+        content: bytes | None,
+        held: ExitStack | None = None,
+    ) -> float:
+        began, turns = time.monotonic(), self._ahead[model.name]
+        await turns.take(request)
+        try:
+            model.batcher.begin()
+            given = [(source, content)]
+            content = None
+            try:
+                prepared = await asyncio.get_running_loop().run_in_executor(
+                    self._threads, self._prepare, model.scorer, given
+                )
+            finally:
+                given.clear()  # a job whose request has gone stays in the threads' queue, without the image
+                model.batcher.end()
+            if held is not None and not isinstance(prepared, EncodedImage):
+                held.close()
+            return await model.batcher.score(prepared, prompt, began)
+        finally:
+            turns.give()
 
     def _failed(self, model: ServedModel, error: RequestError) -> RequestError:
         self.metrics.images.labels(model.name, error.code).inc()
         return error
 
-    async def _fetch(self, source: Source, turns: asyncio.Semaphore, held: AsyncExitStack) -> bytes | None:
-        """-> the image's file, None where it is in base64. What is fetched counts until `held` is closed."""
-        if source.url is None:
-            return source.content
-        if self.fetcher is None:
-            raise RequestError("url_not_allowed", "this server fetches no URLs (--allow-url); send the image itself")
-        await held.enter_async_context(turns)
-        return await self.fetcher.fetch(source.url, held.enter_context(self._admission.holding()))
-
-    def _prepare(self, scorer: BatchScorer[Any], source: Source, content: bytes | None) -> Any:
+    def _prepare(self, scorer: BatchScorer[Any], given: list[tuple[Source, bytes | None]]) -> Any:
         """In a thread. Raises `RequestError`."""
+        source, content = given.pop()
         limit = self.config.max_image_bytes
         if content is None:
             content = decode_base64(source.data or "", limit)

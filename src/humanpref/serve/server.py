@@ -11,7 +11,7 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import httptools
 import uvicorn
@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from humanpref.serve.app import Service, create_app
 from humanpref.serve.config import ServeConfig
 from humanpref.serve.errors import RequestError, ServeError
+from humanpref.serve.guard import GONE
 from humanpref.serve.keys import ApiKeys
 from humanpref.serve.models import ModelOptions, load_models
 
@@ -60,8 +61,7 @@ class PatientProtocol(HttpToolsProtocol):
         """Begin to wait for a head."""
         super().connection_made(transport)
         if len(self.connections) > self.max_connections:
-            transport.write(_raw(RequestError("overloaded", "too many connections", retry_after=1)))
-            transport.close()
+            self._close_with(RequestError("overloaded", "too many connections", retry_after=1))
             return
         self._wait_for_head()
 
@@ -127,8 +127,7 @@ class PatientProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client does not read its answer: wait for a while, then let it go."""
         super().pause_writing()
-        if self._reader is None:
-            self._reader = self.loop.call_later(self.reader_seconds, self.transport.abort)
+        self._expect_reader()
 
     def resume_writing(self) -> None:
         """It reads."""
@@ -138,11 +137,26 @@ class PatientProtocol(HttpToolsProtocol):
             self._reader = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the clocks."""
+        """Forget the clocks; end what this client asked for."""
         self._stop_waiting()
         if self._reader is not None:
             self._reader.cancel()
         super().connection_lost(exc)
+        scope = {} if self.cycle is None else cast("dict[str, Any]", self.cycle.scope)
+        if (gone := scope.get(GONE)) is not None:
+            gone()
+
+    def on_response_complete(self) -> None:
+        """An answer is written. Where the connection ends with it, its client has some time to read it."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._expect_reader()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """No further request came: close, without the rest of an answer that nobody read all this time."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        super().timeout_keep_alive_handler()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP; behind a request that is being answered, close after its answer."""
@@ -151,8 +165,7 @@ class PatientProtocol(HttpToolsProtocol):
             self._ahead = 0
             self.cycle.keep_alive = False
         elif not self.transport.is_closing():
-            self.transport.write(_raw(RequestError("bad_request", msg.rstrip(".").lower())))
-            self.transport.close()
+            self._close_with(RequestError("bad_request", msg.rstrip(".").lower()))
 
     def _is_answering(self) -> bool:
         """Tell whether a whole request is here and its answer is not."""
@@ -169,8 +182,16 @@ class PatientProtocol(HttpToolsProtocol):
     def _too_late(self) -> None:
         self._head = None
         if not self.transport.is_closing():
-            self.transport.write(_raw(RequestError("body_too_slow", "the request did not come in time")))
-            self.transport.close()
+            self._close_with(RequestError("body_too_slow", "the request did not come in time"))
+
+    def _close_with(self, error: RequestError) -> None:
+        self.transport.write(_raw(error))
+        self.transport.close()
+        self._expect_reader()
+
+    def _expect_reader(self) -> None:
+        if self._reader is None:
+            self._reader = self.loop.call_later(self.reader_seconds, self.transport.abort)
 
 
 class Server(uvicorn.Server):
