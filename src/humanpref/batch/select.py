@@ -10,10 +10,11 @@ import os
 import posixpath
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from humanpref.batch.places import failing_with_name, filesystem, is_local
+from humanpref.batch.places import failing_with_name, filesystem, is_local, kind_at, protocols
 from humanpref.batch.records import BatchError
 from humanpref.batch.score import model_name
 from humanpref.batch.store import ABOUT, SUCCESS
@@ -129,23 +130,24 @@ def _check(scores: str, target: Path) -> bool:
     """See that a folder is of a batch run, and that `target` is not in it -> whether it is complete."""
     system, path = filesystem(scores)
     with failing_with_name(scores):
-        if not system.exists(posixpath.join(path, ABOUT)):
+        if kind_at(system, posixpath.join(path, ABOUT)) is None:
             raise BatchError(f"{scores}: holds no scores of humanpref batch (no {ABOUT})")
         if not system.glob(posixpath.join(path, "*.parquet")):
             raise BatchError(f"{scores}: holds no scores yet")
         if is_local(system) and target.parent.resolve() == Path(path).resolve():  # it would be read back as scores
             raise BatchError(f"{target}: lies in the folder of the scores; choose an OUT outside {scores}")
-        return bool(system.exists(posixpath.join(path, SUCCESS)))
+        return kind_at(system, posixpath.join(path, SUCCESS)) is not None
 
 
 def _source(base: Any, scores: str) -> str:
     """The rows of all parts as DuckDB names them; those of a far file system come through fsspec."""
     system, path = filesystem(scores)
-    prefix = (
-        "" if is_local(system) else f"{system.protocol if isinstance(system.protocol, str) else system.protocol[0]}://"
-    )
+    prefix = "" if is_local(system) else f"{protocols(system)[0]}://"
     if prefix:
-        base.register_filesystem(system)
+        # an instance of its own: gcsfs by default reads ahead in tasks, and files that DuckDB never closes leave them
+        own = type(system)(*system.storage_args, **system.storage_options, skip_instance_cache=True)
+        own.open = partial(own.open, cache_type="readahead")
+        base.register_filesystem(own)
     folder = path if not prefix else prefix + path.lstrip("/")
     return f"read_parquet('{_quote(posixpath.join(folder, '*.parquet'))}')"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from humanpref.batch.parts import read_counts
-from humanpref.batch.places import failing_with_name, filesystem, is_local
+from humanpref.batch.places import failing_with_name, filesystem, is_local, kind_at, protocols
 from humanpref.batch.records import BatchError, Counts, Shard
 from humanpref.errors import DataError
 from humanpref.files import HeldError, hold, remove_parts, sync, whole
@@ -37,11 +37,13 @@ class ScoreFolder:
     def __init__(self, out: str) -> None:
         self.out = out
         self._system, self._path = filesystem(out)
+        if "hf" in protocols(self._system):
+            _check_is_bucket(out, self._path)
         self.is_local = is_local(self._system)
         self._lock: IO[bytes] | None = None
         with self._writing():
             self._check_is_ours()
-            if not self._protocols() & OBJECT_STORES:  # which have no folders; it would make a bucket
+            if OBJECT_STORES.isdisjoint(protocols(self._system)):  # they have no folders; it would make a bucket
                 self._system.makedirs(self._path, exist_ok=True)
             if self.is_local:
                 self._lock = hold(Path(self._path) / LOCK)
@@ -111,7 +113,7 @@ class ScoreFolder:
                     part.write_bytes(content)
                     sync(part)
                 sync(Path(self._path))
-            elif self._protocols() & OBJECT_STORES:
+            elif not OBJECT_STORES.isdisjoint(protocols(self._system)):
                 self._system.pipe_file(path, content)
             else:
                 aside = posixpath.join(self._path, f".{name}.part")
@@ -122,7 +124,7 @@ class ScoreFolder:
         """Take the mark of a complete output away: more is going to be made."""
         path = posixpath.join(self._path, SUCCESS)
         with failing_with_name(self.out, "cannot be written"):
-            if self._system.exists(path):
+            if kind_at(self._system, path) is not None:
                 self._system.rm_file(path)
 
     def finish(self, totals: Mapping[str, Any]) -> None:
@@ -139,15 +141,12 @@ class ScoreFolder:
         with ThreadPoolExecutor(READS_AT_ONCE) as pool:
             return sum(pool.map(one, sorted(names)), Counts())
 
-    def _protocols(self) -> set[str]:
-        protocol = self._system.protocol
-        return {protocol} if isinstance(protocol, str) else set(protocol)
-
     def _check_is_ours(self) -> None:
         """Refuse a place that holds something else: a run never writes among files that it did not make."""
-        if self._system.isfile(self._path):
+        there = kind_at(self._system, self._path)
+        if there == "file":
             raise BatchError(f"{self.out}: is a file; OUT names a folder")
-        if not self._system.isdir(self._path):
+        if there is None:
             return
         names = {posixpath.basename(str(p).rstrip("/")) for p in self._system.ls(self._path, detail=False)}
         if names - {LOCK} and ABOUT not in names:
@@ -156,7 +155,7 @@ class ScoreFolder:
     def _read_about(self) -> dict[str, Any] | None:
         path = posixpath.join(self._path, ABOUT)
         with failing_with_name(f"{self.out}/{ABOUT}"):
-            if not self._system.exists(path):
+            if kind_at(self._system, path) is None:
                 return None
             content = self._system.cat_file(path)
         try:
@@ -196,6 +195,18 @@ class ScoreFolder:
                 raise DataError(
                     f"{self.out}: the disk is full; what was scored is kept: make room and run the same command again"
                 ) from None
+
+
+def _check_is_bucket(out: str, path: str) -> None:
+    """Refuse a repository of the Hub, and keep its client from showing bars of its own for each part."""
+    if not path.startswith("buckets/"):
+        raise BatchError(
+            f"{out}: a repository of the Hub keeps each part as a commit of its own; write to hf://buckets/OWNER/NAME/..."
+            " or a local folder, and upload that (hf upload OWNER/NAME FOLDER --repo-type dataset)"
+        )
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    disable_progress_bars()
 
 
 def _check_kinds(about: Mapping[str, Any]) -> None:
