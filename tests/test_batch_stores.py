@@ -21,7 +21,7 @@ from humanpref.batch.run import batch
 from humanpref.batch.score import Model
 from humanpref.batch.select import select
 from humanpref.errors import DataError, HumanprefError
-from tests.batching import command, encoded, folder_of_images, jsonl, parquet, scores, start, tar
+from tests.batching import command, encoded, folder_of_images, jsonl, parquet, same, scores, start, tar
 from tests.generating import one_line
 
 s3fs = pytest.importorskip("s3fs")
@@ -110,11 +110,6 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         finally:
             kind.clear_instance_cache()
             patch.undo()
-
-
-def same(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows without what says where they lie: their shard, and the place in a message."""
-    return [{**row, "shard": None, "error": row["error"] and row["error"].rpartition(":")[2]} for row in rows]
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "*.tar", "images", "a.jsonl"])
