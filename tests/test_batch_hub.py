@@ -195,6 +195,20 @@ def test_images_that_cannot_be_had_now_are_no_errors_of_rows(hub: type[HubFiles]
     assert (report.scored, report.errors) == (COUNT, {"missing-file": 2})
 
 
+def test_parts_that_cannot_be_read_now_are_not_damaged(hub: type[HubFiles], data: Path) -> None:
+    words, out = [str(data / "images")], f"{BUCKET}/scores"
+    batch(words, out, LITE)
+    hub.faults.append(Fault("/scores/images.*parquet", 403))
+    with pytest.raises(DataError, match=r"scores/images-.*parquet: reading failed \(.*run the same command again"):
+        batch(words, out, LITE)
+    hub.faults.clear()
+    part = next(name for name in hub.buckets["o/b"] if name.endswith(".parquet") and name.startswith("scores"))
+    hub.buckets["o/b"][part] = hub.buckets["o/b"][part][:-9]
+    HfFileSystem.clear_instance_cache()
+    with pytest.raises(DataError, match="is damaged, or no part of a batch run"):
+        batch(words, out, LITE)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.tar", "data/a.parquet", "a.jsonl"])
 def test_a_connection_that_stays_lost_is_no_damage(hub: type[HubFiles], name: str, tmp_path: Path) -> None:

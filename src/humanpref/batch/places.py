@@ -8,7 +8,7 @@ import logging
 import os
 import posixpath
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
 
 from humanpref.errors import DataError, HumanprefError, MissingExtraError, reason_of
@@ -120,11 +120,15 @@ def _why(error: BaseException) -> str:
     return " ".join(str(words).split())[:200] if words else reason_of(error)
 
 
+def opened(url: str, name: str) -> AbstractContextManager[io.RawIOBase]:
+    """Open a shard, as `watched` does."""
+    return watched(*filesystem(url), name)
+
+
 @contextmanager
-def opened(url: str, name: str) -> Iterator[io.RawIOBase]:
-    """Open a shard. What its file system raises, then and at every read, becomes a `ReadStoppedError`: any other error
-    is of what the shard holds, whatever its class (pyarrow and bz2 raise `OSError` for damaged files)."""
-    system, path = filesystem(url)
+def watched(system: Any, path: str, name: str) -> Iterator[io.RawIOBase]:
+    """Open a file. What its file system raises, then and at every read, becomes a `ReadStoppedError`: any other error
+    is of what the file holds, whatever its class (pyarrow and bz2 raise `OSError` for damaged files)."""
     try:
         raw = system.open(path, "rb")
     except Exception as error:  # stores far away raise errors of their own

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from humanpref.batch.parts import read_counts
-from humanpref.batch.places import failing_with_name, filesystem, is_local, kind_at, protocols
+from humanpref.batch.places import failing_with_name, filesystem, is_local, kind_at, protocols, watched
 from humanpref.batch.records import BatchError, Counts, Shard
 from humanpref.errors import DataError
 from humanpref.files import HeldError, hold, remove_parts, sync, whole
@@ -31,14 +31,27 @@ OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az", "adl", "oci",
 READS_AT_ONCE = 16
 
 
+def check_out(out: str) -> None:
+    """Refuse an output in a repository of the Hub; keep its client from showing a bar for each part in a bucket."""
+    system, path = filesystem(out)
+    if "hf" not in protocols(system):
+        return
+    if not path.startswith("buckets/"):
+        raise BatchError(
+            f"{out}: a repository of the Hub keeps each part as a commit of its own; write to hf://buckets/OWNER/NAME/..."
+            " or a local folder, and upload that (hf upload OWNER/NAME FOLDER --repo-type dataset)"
+        )
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    disable_progress_bars()
+
+
 class ScoreFolder:
     """The folder; a local one is held by a lock that the system lets go of when this process ends, however it ends."""
 
     def __init__(self, out: str) -> None:
         self.out = out
         self._system, self._path = filesystem(out)
-        if "hf" in protocols(self._system):
-            _check_is_bucket(out, self._path)
         self.is_local = is_local(self._system)
         self._lock: IO[bytes] | None = None
         with self._writing():
@@ -132,11 +145,12 @@ class ScoreFolder:
         self.put(SUCCESS, json.dumps(totals, indent=1, ensure_ascii=False).encode())
 
     def count(self, names: Iterable[str]) -> Counts:
-        """Add up what parts count. Raises `DataError` naming one that is damaged."""
+        """Add up what parts count. Raises `DataError` naming one that is damaged, or cannot be read now."""
 
         def one(name: str) -> Counts:
-            with failing_with_name(f"{self.out}/{name}"), self._system.open(posixpath.join(self._path, name)) as file:
-                return read_counts(file, f"{self.out}/{name}")
+            shown = f"{self.out}/{name}"
+            with watched(self._system, posixpath.join(self._path, name), shown) as file:
+                return read_counts(file, shown)
 
         with ThreadPoolExecutor(READS_AT_ONCE) as pool:
             return sum(pool.map(one, sorted(names)), Counts())
@@ -195,18 +209,6 @@ class ScoreFolder:
                 raise DataError(
                     f"{self.out}: the disk is full; what was scored is kept: make room and run the same command again"
                 ) from None
-
-
-def _check_is_bucket(out: str, path: str) -> None:
-    """Refuse a repository of the Hub, and keep its client from showing bars of its own for each part."""
-    if not path.startswith("buckets/"):
-        raise BatchError(
-            f"{out}: a repository of the Hub keeps each part as a commit of its own; write to hf://buckets/OWNER/NAME/..."
-            " or a local folder, and upload that (hf upload OWNER/NAME FOLDER --repo-type dataset)"
-        )
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-
-    disable_progress_bars()
 
 
 def _check_kinds(about: Mapping[str, Any]) -> None:
