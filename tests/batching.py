@@ -76,6 +76,11 @@ def scores(out: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def same(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without what says where they lie: their shard, and the place in a message."""
+    return [{**row, "shard": None, "error": row["error"] and row["error"].rpartition(":")[2]} for row in rows]
+
+
 def start(*words: object, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "humanpref.cli", *map(str, words)],

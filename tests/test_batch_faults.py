@@ -156,12 +156,21 @@ def test_prompts_that_cannot_be_read_now_end_the_run(tmp_path: Path) -> None:
         read(folder)
 
 
-def test_lost_connections_that_are_no_os_errors() -> None:
-    lost = type("ServerDisconnectedError", (type("ClientConnectionError", (Exception,), {}),), {})
-    lost.__mro__[1].__module__ = "aiohttp.client_exceptions"
-    assert is_passing(lost())
-    assert not is_passing(ValueError())
-    assert not is_passing(PermissionError())
+def test_errors_of_clients_of_their_own_may_pass() -> None:
+    """Most clients of stores call a lost connection no `OSError`."""
+    aiohttp, httpx = pytest.importorskip("aiohttp"), pytest.importorskip("httpx2")
+    retry = pytest.importorskip("gcsfs.retry")
+    for error in (aiohttp.ServerDisconnectedError(), httpx.ConnectError("x"), retry.HttpError({"code": 503})):
+        assert not isinstance(error, OSError)
+        assert is_passing(error)
+    for lasting in (
+        ValueError(),
+        PermissionError(),
+        FileNotFoundError(),
+        DataError("too large"),
+        NotImplementedError(),
+    ):
+        assert not is_passing(lasting)
 
 
 def test_text_of_parquet_that_is_not_utf8_is_a_bad_row(tmp_path: Path) -> None:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import posixpath
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Literal
 
 from humanpref.errors import DataError, HumanprefError, MissingExtraError, reason_of
 
+_NO_FILE = (FileNotFoundError, NotADirectoryError)
 _NO_FILE_ERRNOS = frozenset({errno.ENAMETOOLONG, errno.ELOOP})
-_DROPPED = frozenset(
-    {
-        "aiohttp.client_exceptions.ClientConnectionError",
-        "aiohttp.client_exceptions.ClientPayloadError",
-        "botocore.exceptions.HTTPClientError",
-    }
-)
-"""What clients of remote stores raise, and do not call an `OSError`, when a connection is lost."""
+
+_LASTING = (*_NO_FILE, IsADirectoryError, PermissionError, HumanprefError, ValueError, NotImplementedError)
+"""What says that there is nothing to be read, now or later (`ValueError`: of a path that cannot be one)."""
+
+_UNHEARD = logging.NullHandler()
+"""gcsfs and fsspec's reading ahead log the traceback of what they raise, gcsfs also a warning at each call without
+credentials. Python prints what nobody handles, so this does; whoever sets up logging gets them all the same."""
 
 
 class ReadStoppedError(DataError):
@@ -28,9 +29,8 @@ class ReadStoppedError(DataError):
     file holds, so it ends the run and is never stored as a row's problem; the same command goes on."""
 
     def __init__(self, name: str, error: BaseException) -> None:
-        reason = (error.strerror if isinstance(error, OSError) else None) or reason_of(error)
         super().__init__(
-            f"{name}: reading failed ({reason}); what was scored is kept: run the same command again to go on"
+            f"{name}: reading failed ({_why(error)}); what was scored is kept: run the same command again to go on"
         )
 
 
@@ -40,6 +40,8 @@ def filesystem(url: str) -> tuple[Any, str]:
         import fsspec
     except ImportError:
         raise MissingExtraError('batch needs fsspec: pip install "humanpref[batch]"') from None
+    for name in ("fsspec", "gcsfs"):
+        logging.getLogger(name).addHandler(_UNHEARD)
     try:
         system, path = fsspec.core.url_to_fs(url)
     except ImportError as error:  # the store's own client is not installed
@@ -49,15 +51,39 @@ def filesystem(url: str) -> tuple[Any, str]:
     return system, str(path)
 
 
+def protocols(system: Any) -> tuple[str, ...]:
+    """The protocols of a file system, the first in its URLs."""
+    return (system.protocol,) if isinstance(system.protocol, str) else tuple(system.protocol)
+
+
 def is_local(system: Any) -> bool:
     """Tell whether a file system is this machine's own."""
-    protocol = system.protocol
-    return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+    return "file" in protocols(system)
+
+
+def kind_at(system: Any, path: str) -> Literal["file", "directory"] | None:
+    """What lies at a path, None for nothing. Raises what the file system does: its own `isfile`, `isdir` and `exists`
+    take a connection that is lost for a file that is not there."""
+    try:
+        kind = system.info(path)["type"]
+    except _NO_FILE:
+        return None
+    except OSError as error:
+        if error.errno in _NO_FILE_ERRNOS:
+            return None
+        raise
+    return kind if kind in ("file", "directory") else None
 
 
 def join(root: str, name: str) -> str:
     """A path below a root, which is a path or a URL; an absolute path or URL stays as it is."""
     return name if "://" in name else posixpath.join(root, name)
+
+
+def nothing_at(name: str) -> str:
+    """What to say where a path or URL leads to nothing."""
+    private = "; a private or gated repository asks for a login (hf auth login)" if name.startswith("hf://") else ""
+    return f"{name}: no such file or folder{private}"
 
 
 @contextmanager
@@ -70,25 +96,39 @@ def failing_with_name(name: str, what: str = "cannot be read") -> Iterator[None]
         yield
     except HumanprefError:
         raise
+    except FileNotFoundError:
+        if what == "cannot be read":
+            raise DataError(nothing_at(name)) from None
+        raise DataError(f"{name}: {what} (no such bucket or folder)") from None
     except Exception as error:
-        if isinstance(error, FileNotFoundError) and what == "cannot be read":
-            raise DataError(f"{name}: no such file") from None
-        raise DataError(f"{name}: {what} ({getattr(error, 'strerror', None) or reason_of(error)})") from None
+        later = "; if that passes, run the same command again" if "://" in name and is_passing(error) else ""
+        raise DataError(f"{name}: {what} ({_why(error)}){later}") from None
 
 
 def is_passing(error: Exception) -> bool:
-    """Tell whether an error of reading a file may pass, rather than that there is no such file, or none to be read."""
-    if isinstance(error, OSError):
-        lasting = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
-        return not isinstance(error, lasting) and error.errno not in _NO_FILE_ERRNOS
-    return any(f"{kind.__module__}.{kind.__qualname__}" in _DROPPED for kind in type(error).__mro__)
+    """Tell whether an error of reading a file may pass, rather than that there is no such file, or none to be read.
+
+    Clients of stores have errors of their own for lost connections, so what is none of the lasting ones may pass: a run
+    that was ended goes on, while a row that was kept with an error is never scored.
+    """
+    return not isinstance(error, _LASTING) and not (isinstance(error, OSError) and error.errno in _NO_FILE_ERRNOS)
+
+
+def _why(error: BaseException) -> str:
+    """What a file system's error says: the system's words, or those of the Hub (which say what to do), or its own."""
+    words = getattr(error, "strerror", None) or getattr(error, "server_message", None)
+    return " ".join(str(words).split())[:200] if words else reason_of(error)
+
+
+def opened(url: str, name: str) -> AbstractContextManager[io.RawIOBase]:
+    """Open a shard, as `watched` does."""
+    return watched(*filesystem(url), name)
 
 
 @contextmanager
-def opened(url: str, name: str) -> Iterator[io.RawIOBase]:
-    """Open a shard. What its file system raises, then and at every read, becomes a `ReadStoppedError`: any other error
-    is of what the shard holds, whatever its class (pyarrow and bz2 raise `OSError` for damaged files)."""
-    system, path = filesystem(url)
+def watched(system: Any, path: str, name: str) -> Iterator[io.RawIOBase]:
+    """Open a file. What its file system raises, then and at every read, becomes a `ReadStoppedError`: any other error
+    is of what the file holds, whatever its class (pyarrow and bz2 raise `OSError` for damaged files)."""
     try:
         raw = system.open(path, "rb")
     except Exception as error:  # stores far away raise errors of their own

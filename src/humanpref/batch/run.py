@@ -15,7 +15,7 @@ from humanpref.batch.readers import READERS, check_shards
 from humanpref.batch.records import BatchError, BatchReport, Counts, Part, Reading, Shard, Span
 from humanpref.batch.score import MakeScoring, Model, model_name
 from humanpref.batch.shards import find_shards
-from humanpref.batch.store import ScoreFolder
+from humanpref.batch.store import ScoreFolder, check_out
 from humanpref.engines import Engine, run_map
 from humanpref.errors import DataError
 from humanpref.scorers import get_spec
@@ -71,6 +71,7 @@ def batch(
     began, reading = time.monotonic(), reading or Reading()
     _check(models, part_rows)
     require_pyarrow()
+    check_out(out)
     shards = find_shards(words, reading)
     _check_outside(words, out)
     chosen = check_shards(shards, reading, reads_prompt=any(get_spec(m.name).reads_prompt for m in models))

@@ -14,10 +14,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from humanpref.batch.places import failing_with_name, filesystem, is_local
+from humanpref.batch.places import failing_with_name, filesystem, is_local, kind_at, protocols
 from humanpref.batch.records import BatchError
 from humanpref.batch.score import model_name
 from humanpref.batch.store import ABOUT, SUCCESS
@@ -171,7 +172,7 @@ def _check(scores: str, out: str, overwrite: bool) -> bool:
     system, path = filesystem(scores)
     there, target = filesystem(out)
     with failing_with_name(scores):
-        if not system.exists(posixpath.join(path, ABOUT)):
+        if kind_at(system, posixpath.join(path, ABOUT)) is None:
             raise BatchError(f"{scores}: holds no scores of humanpref batch (no {ABOUT})")
         if not system.glob(posixpath.join(path, "*.parquet")):
             raise BatchError(f"{scores}: holds no scores yet")
@@ -181,11 +182,12 @@ def _check(scores: str, out: str, overwrite: bool) -> bool:
             inside = there == system and posixpath.dirname(target) == path.rstrip("/")
         if inside:  # it would be read back as scores
             raise BatchError(f"{out}: lies in the folder of the scores; choose an OUT outside {scores}")
-        complete = bool(system.exists(posixpath.join(path, SUCCESS)))
+        complete = kind_at(system, posixpath.join(path, SUCCESS)) is not None
     with failing_with_name(out):
-        if there.isdir(target):
+        kind = kind_at(there, target)
+        if kind == "directory":
             raise BatchError(f"{out}: is a folder; OUT names a file")
-        if not overwrite and there.exists(target):
+        if kind is not None and not overwrite:
             raise BatchError(f"{out}: exists; name another file, or replace it (--overwrite)")
     return complete
 
@@ -193,11 +195,12 @@ def _check(scores: str, out: str, overwrite: bool) -> bool:
 def _source(base: Any, scores: str) -> str:
     """The rows of all parts as DuckDB names them; those of a far file system come through fsspec."""
     system, path = filesystem(scores)
-    prefix = (
-        "" if is_local(system) else f"{system.protocol if isinstance(system.protocol, str) else system.protocol[0]}://"
-    )
+    prefix = "" if is_local(system) else f"{protocols(system)[0]}://"
     if prefix:
-        base.register_filesystem(system)
+        # an instance of its own: gcsfs by default reads ahead in tasks, and files that DuckDB never closes leave them
+        own = type(system)(*system.storage_args, **system.storage_options, skip_instance_cache=True)
+        own.open = partial(own.open, cache_type="readahead")
+        base.register_filesystem(own)
     folder = path if not prefix else prefix + path.lstrip("/")
     parts = posixpath.join(glob.escape(folder), "*.parquet")
     return f"read_parquet('{_quote(parts)}', hive_partitioning=false)"  # names of folders are no columns

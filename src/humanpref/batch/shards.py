@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import Sequence
 from typing import Any
 
-from humanpref.batch.places import failing_with_name, filesystem, is_local
+from humanpref.batch.places import failing_with_name, filesystem, is_local, kind_at, nothing_at
 from humanpref.batch.records import Reading, Shard
 from humanpref.errors import DataError
 from humanpref.images import SUFFIXES, natural
@@ -59,26 +59,27 @@ def _expand(word: str, reading: Reading) -> list[Shard]:
     if not word or "\0" in word:
         raise DataError(f"{word[:80]!r}: not a possible file name")
     system, path = filesystem(word)
-    if system.isfile(path):
+    there = kind_at(system, path)
+    if there == "file":
         if (kind := kind_of(path)) is None:
             raise DataError(f"{word}: unknown kind of file (known: {', '.join(KINDS)}, and folders)")
         return [_file(system, path, word, kind, reading)]
-    if system.isdir(path):
+    if there == "directory":
         return _folder(system, path, word, reading)
     if any(sign in word for sign in "*?["):
-        found = sorted((p for p in system.glob(path) if system.isfile(p)), key=natural)
+        found = sorted((p for p in system.glob(path) if kind_at(system, p) == "file"), key=natural)
         if not found:
             raise DataError(f"{word}: nothing matches this pattern")
         if unknown := [p for p in found if kind_of(p) is None]:
             raise DataError(f"{word}: matches {unknown[0]}, which is none of {', '.join(KINDS)}; narrow the pattern")
         return [_file(system, p, _as_given(system, path, word, p), str(kind_of(p)), reading) for p in found]
-    raise DataError(f"{word}: no such file or folder")
+    raise DataError(nothing_at(word))
 
 
 def _folder(system: Any, path: str, word: str, reading: Reading) -> list[Shard]:
     word = word.rstrip("/") or word
     manifest = posixpath.join(path, MANIFEST)
-    if system.isfile(manifest) and system.isfile(posixpath.join(path, RUN)):
+    if all(kind_at(system, p) == "file" for p in (manifest, posixpath.join(path, RUN))):
         return [_file(system, manifest, f"{word}/{MANIFEST}", "jsonl", reading)]
     files = system.find(path)
     found = sorted((p for p in files if kind_of(p) and not posixpath.basename(p).startswith((".", "_"))), key=natural)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from humanpref.batch.parts import read_counts
-from humanpref.batch.places import failing_with_name, filesystem, is_local
+from humanpref.batch.places import failing_with_name, filesystem, is_local, kind_at, protocols, watched
 from humanpref.batch.records import BatchError, Counts, Shard
 from humanpref.errors import DataError
 from humanpref.files import HeldError, hold, remove_parts, sync, whole
@@ -31,6 +31,21 @@ OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az", "adl", "oci",
 READS_AT_ONCE = 16
 
 
+def check_out(out: str) -> None:
+    """Refuse an output in a repository of the Hub; keep its client from showing a bar for each part in a bucket."""
+    system, path = filesystem(out)
+    if "hf" not in protocols(system):
+        return
+    if not path.startswith("buckets/"):
+        raise BatchError(
+            f"{out}: a repository of the Hub keeps each part as a commit of its own; write to hf://buckets/OWNER/NAME/..."
+            " or a local folder, and upload that (hf upload OWNER/NAME FOLDER --repo-type dataset)"
+        )
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    disable_progress_bars()
+
+
 class ScoreFolder:
     """The folder; a local one is held by a lock that the system lets go of when this process ends, however it ends."""
 
@@ -41,7 +56,7 @@ class ScoreFolder:
         self._lock: IO[bytes] | None = None
         with self._writing():
             self._check_is_ours()
-            if not self._protocols() & OBJECT_STORES:  # which have no folders; it would make a bucket
+            if OBJECT_STORES.isdisjoint(protocols(self._system)):  # they have no folders; it would make a bucket
                 self._system.makedirs(self._path, exist_ok=True)
             if self.is_local:
                 self._lock = hold(Path(self._path) / LOCK)
@@ -111,7 +126,7 @@ class ScoreFolder:
                     part.write_bytes(content)
                     sync(part)
                 sync(Path(self._path))
-            elif self._protocols() & OBJECT_STORES:
+            elif not OBJECT_STORES.isdisjoint(protocols(self._system)):
                 self._system.pipe_file(path, content)
             else:
                 aside = posixpath.join(self._path, f".{name}.part")
@@ -122,7 +137,7 @@ class ScoreFolder:
         """Take the mark of a complete output away: more is going to be made."""
         path = posixpath.join(self._path, SUCCESS)
         with failing_with_name(self.out, "cannot be written"):
-            if self._system.exists(path):
+            if kind_at(self._system, path) is not None:
                 self._system.rm_file(path)
 
     def finish(self, totals: Mapping[str, Any]) -> None:
@@ -130,24 +145,22 @@ class ScoreFolder:
         self.put(SUCCESS, json.dumps(totals, indent=1, ensure_ascii=False).encode())
 
     def count(self, names: Iterable[str]) -> Counts:
-        """Add up what parts count. Raises `DataError` naming one that is damaged."""
+        """Add up what parts count. Raises `DataError` naming one that is damaged, or cannot be read now."""
 
         def one(name: str) -> Counts:
-            with failing_with_name(f"{self.out}/{name}"), self._system.open(posixpath.join(self._path, name)) as file:
-                return read_counts(file, f"{self.out}/{name}")
+            shown = f"{self.out}/{name}"
+            with watched(self._system, posixpath.join(self._path, name), shown) as file:
+                return read_counts(file, shown)
 
         with ThreadPoolExecutor(READS_AT_ONCE) as pool:
             return sum(pool.map(one, sorted(names)), Counts())
 
-    def _protocols(self) -> set[str]:
-        protocol = self._system.protocol
-        return {protocol} if isinstance(protocol, str) else set(protocol)
-
     def _check_is_ours(self) -> None:
         """Refuse a place that holds something else: a run never writes among files that it did not make."""
-        if self._system.isfile(self._path):
+        there = kind_at(self._system, self._path)
+        if there == "file":
             raise BatchError(f"{self.out}: is a file; OUT names a folder")
-        if not self._system.isdir(self._path):
+        if there is None:
             return
         names = {posixpath.basename(str(p).rstrip("/")) for p in self._system.ls(self._path, detail=False)}
         if names - {LOCK} and ABOUT not in names:
@@ -156,7 +169,7 @@ class ScoreFolder:
     def _read_about(self) -> dict[str, Any] | None:
         path = posixpath.join(self._path, ABOUT)
         with failing_with_name(f"{self.out}/{ABOUT}"):
-            if not self._system.exists(path):
+            if kind_at(self._system, path) is None:
                 return None
             content = self._system.cat_file(path)
         try:
