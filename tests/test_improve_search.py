@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from PIL import Image
 
 from humanpref import cli
 from humanpref.errors import DataError, HumanprefError, ScoreError
-from humanpref.generate import GenerateError, Prompt, make_backend
+from humanpref.generate import GenerateError, Outcome, Prompt, Request, make_backend
 from humanpref.improve.gains import corrected, paired_gain
 from humanpref.improve.methods import ImproveError
 from humanpref.improve.tokens.halving import halving, new_images, plan, split_pairs
@@ -193,6 +195,36 @@ def test_going_on_makes_nothing_twice_and_another_search_is_refused(tmp_path: Pa
     (tmp_path / "s" / "search.json").write_text("{")
     with pytest.raises(ImproveError, match="search.json: is damaged"):
         search(tmp_path / "s")
+
+
+@dataclass
+class Foisting(Painter):
+    """Somebody writes a row into the manifest of the baseline while it paints."""
+
+    manifest: Path = Path()
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Outcome]:
+        if self.row and not self.manifest.stat().st_size:
+            with self.manifest.open("a") as file:
+                file.write(json.dumps(self.row) + "\n")
+        yield from super().generate(requests)
+
+
+@pytest.mark.parametrize("path", ["../../../secret.png", "{folder}/secret.png"])
+@pytest.mark.parametrize("when", ["between two searches", "while one draws"])
+def test_no_manifest_leads_out_of_its_folder(tmp_path: Path, path: str, when: str) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "secret.png")
+    manifest = tmp_path / "s" / "holdout" / "baseline" / "manifest.jsonl"
+    row = {"prompt": "thing 1", "prompt_id": "t1", "number": 9, "model": "painter", "status": "done"}
+    row["path"] = path.format(folder=tmp_path)
+    backend = Foisting(manifest=manifest, row=row if when == "while one draws" else {})
+    if when == "between two searches":
+        search(tmp_path / "s", vocabulary="good", budget=30)
+        with manifest.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match="leads out of the image folder"):
+        search(tmp_path / "s", vocabulary="good", budget=30, backend=backend)
 
 
 @pytest.mark.slow

@@ -4,19 +4,17 @@ prompt, by the scorer that chooses and by others that only look at what it chose
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from humanpref.cache import ScoreCache
-from humanpref.data.folder import ImageFolder
 from humanpref.errors import DataError, ImageError, ScoreError
-from humanpref.generate.manifest import read_manifest
-from humanpref.generate.store import MANIFEST
+from humanpref.generate.manifest import MANIFEST, MadeImage, read_images
 from humanpref.improve.best_of.expected import expected_best
 from humanpref.improve.gains import Gain, corrected, doubts, paired_gain
 from humanpref.improve.methods import ImproveError
@@ -105,24 +103,24 @@ def read_pool(
     folder = Path(folder).expanduser()
     if not (manifest := folder / MANIFEST).is_file():
         raise DataError(f"{manifest}: no such file; a pool is a folder of humanpref generate --images-per-prompt N")
-    rows = list(read_manifest(manifest))
-    sources = list(dict.fromkeys(row["model"] for row in rows))
+    rows = list(read_images(folder))
+    sources = list(dict.fromkeys(row.model for row in rows))
     source = source or (sources[0] if len(sources) == 1 else "")
     if source not in sources:
         raise ImproveError(f"{folder}: holds images of {', '.join(sources) or 'no model'}; choose one with --source")
     wanted = None if prompts is None else set(prompts)
-    own: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    own: dict[str, list[MadeImage]] = defaultdict(list)
     for row in rows:
-        if row["model"] != source or (wanted is not None and row["prompt_id"] not in wanted):
+        if row.model != source or (wanted is not None and row.prompt_id not in wanted):
             continue
-        if n is None or row["number"] < n:
-            own[row["prompt_id"]].append(row)
-    inside, found, seconds, done = ImageFolder(folder), [], 0.0, 0
+        if n is None or row.number < n:
+            own[row.prompt_id].append(row)
+    found, seconds, done = [], 0.0, 0
     for name, of_prompt in own.items():
-        of_prompt.sort(key=lambda row: row["number"])
-        images = tuple(inside.ref(row["path"]).path for row in of_prompt if row["status"] == "done")
-        found.append(PoolPrompt(name, of_prompt[0]["prompt"], images, len(of_prompt) - len(images)))
-        seconds += sum(float(row.get("seconds", 0.0)) for row in of_prompt)
+        of_prompt.sort(key=lambda row: row.number)
+        images = tuple(row.path for row in of_prompt if row.path is not None)
+        found.append(PoolPrompt(name, of_prompt[0].prompt, images, len(of_prompt) - len(images)))
+        seconds += sum(row.seconds for row in of_prompt)
         done += len(images)
     pool = Pool(folder, source, tuple(found), seconds / done if done and seconds else None)
     if not found or pool.n < 2:

@@ -9,15 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from humanpref.data.folder import ImageFolder
 from humanpref.engines import Engine
 from humanpref.errors import DataError
 from humanpref.generate.contract import Backend, file_name, seed_of
-from humanpref.generate.manifest import read_manifest
+from humanpref.generate.manifest import MadeImage, read_images
 from humanpref.generate.run import generate
-from humanpref.generate.store import MANIFEST, RUN
+from humanpref.generate.store import RUN
 from humanpref.improve.best_of.method import BestOf
 from humanpref.improve.methods import ImproveError, Method, apply_methods, make_methods
 from humanpref.prompts.records import Prompt
@@ -31,25 +30,13 @@ Key: TypeAlias = "tuple[str, int]"
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a method made of a prompt and seed; `path` and `sha256` where it is done, else `reason`."""
-
-    status: str
-    path: Path | None = None
-    sha256: str | None = None
-    reason: str | None = None
-    seconds: float = 0.0
-    truncated: bool = False
-
-
-@dataclass(frozen=True)
 class MethodImages:
     """All that a method made: {(prompt id, number): image}. `selectors` are the scorers that chose among candidates."""
 
     method: str
     folder: Path
     selectors: tuple[str, ...]
-    images: Mapping[Key, Made]
+    images: Mapping[Key, MadeImage]
 
     @property
     def seconds_per_image(self) -> float | None:
@@ -151,21 +138,10 @@ def _check_same(folder: Path, name: str) -> None:
         raise ImproveError(f"{folder}: holds images of {models[0]}, not of {name}; choose another --out")
 
 
-def _read(folder: Path, model: str, wanted: Sequence[Key]) -> dict[Key, Made]:
+def _read(folder: Path, model: str, wanted: Sequence[Key]) -> dict[Key, MadeImage]:
     """Read what a run made, in the order that is wanted."""
-    inside, rows = ImageFolder(folder), dict[Key, Mapping[str, Any]]()
-    for row in read_manifest(folder / MANIFEST):
-        if row["model"] == model:
-            rows[row["prompt_id"], row["number"]] = row
-    return {key: _made(inside, rows[key]) for key in wanted if key in rows}
-
-
-def _made(inside: ImageFolder, row: Mapping[str, Any]) -> Made:
-    path = inside.ref(row["path"]).path if row["status"] == "done" else None
-    return Made(
-        row["status"], path, row.get("sha256"), row.get("reason"), float(row.get("seconds", 0.0)),
-        bool(row.get("truncated")),
-    )  # fmt: skip
+    found = {(made.prompt_id, made.number): made for made in read_images(folder, model)}
+    return {key: found[key] for key in wanted if key in found}
 
 
 def seeds(prompts: Sequence[Prompt], images_per_prompt: int, seed: int) -> dict[Key, int]:
