@@ -180,17 +180,22 @@ def test_going_on_makes_nothing_twice_and_another_search_is_refused(tmp_path: Pa
     assert again.made == 0
     assert replace(again, made=first.made) == first
     for options, what in (
-        ({"budget": 201}, "budget"),
-        ({"count": 21}, "prompts"),
-        ({"vocabulary": "good fool bad plain else"}, "tokens"),
-        ({"check": None}, "scorers"),
-        ({"backend": Painter(revision="2")}, "backend"),
+        ({"budget": 201}, "budget was 200, is now 201"),
+        ({"count": 21}, "its prompts were others"),
+        ({"vocabulary": "good fool bad plain else"}, "the token 'other' is missing now"),
+        ({"vocabulary": "good fool bad plain other else"}, "the token 'else' is new"),
+        ({"vocabulary": "fool good bad plain other"}, "its tokens were in another order"),
+        ({"vocabulary": (Template("good", "very good "), *words("fool bad plain other"))}, "'good' had another text"),
+        ({"check": None}, "its scorers were red, green, are now red"),
+        ({"check": Colour(1, weights="w2")}, "weights of green was None, is now w2"),
+        ({"backend": Painter(revision="2")}, "revision of the backend was 1, is now 2"),
+        ({"backend": Painter(settings={"steps": 9})}, "steps of the backend was None, is now 9"),
     ):
-        with pytest.raises(ImproveError, match=f"holds another search: its {what} differ; choose another --out"):
+        with pytest.raises(ImproveError, match=f"holds another search: .*{what}; choose another --out"):
             search(tmp_path / "s", **options)
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "mine.txt").touch()
-    with pytest.raises(ImproveError, match="holds other files and no search.json"):
+    with pytest.raises(DataError, match="holds other files and no search.json"):
         search(tmp_path / "else")
     (tmp_path / "s" / "search.json").write_text("{")
     with pytest.raises(ImproveError, match="search.json: is damaged"):
@@ -225,6 +230,24 @@ def test_no_manifest_leads_out_of_its_folder(tmp_path: Path, path: str, when: st
             file.write(json.dumps(row) + "\n")
     with pytest.raises(DataError, match="leads out of the image folder"):
         search(tmp_path / "s", vocabulary="good", budget=30, backend=backend)
+
+
+def test_of_two_searches_at_once_one_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "s"
+    command = [sys.executable, "-m", "tests.improving", str(out), "60"]
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"paused\n"
+            before = images(out)
+            with pytest.raises(ImproveError, match=f"s: another run is writing there \\(process {process.pid} on "):
+                search(out)
+            assert images(out) == before
+        finally:
+            process.kill()
+    report = search(out)  # the lock went with the process
+    assert 50 <= sum(map(len, before.values())) < report.spent
+    assert replace(report, out="", made=0) == replace(search(tmp_path / "whole"), out="", made=0)
 
 
 @pytest.mark.slow

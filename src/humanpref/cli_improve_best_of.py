@@ -78,7 +78,7 @@ def best_of_command(
     from humanpref.improve.best_of.curve import best_of_curve, read_pool
     from humanpref.improve.best_of.output import REPORT, best_of_json, best_of_table, write_best_of
     from humanpref.improve.compare.compare import check_scorers
-    from humanpref.improve.compare.images import check_out
+    from humanpref.improve.folder import IMAGES, check_out, held
 
     if (pool is None) == (prompts is None) or (pool is None) != (backend is not None):
         raise DataError("give a file of prompts and --backend, or a folder of images by --pool")
@@ -95,21 +95,22 @@ def best_of_command(
         common_options(resize, precision, device),
     )
     check_scorers(names)
-    check_out(out, REPORT)
-    if pool is not None:
-        found = read_pool(pool, source=source, n=n)
-    else:
-        assert prompts is not None
-        assert backend is not None
-        found = _draw(prompts, backend, method, out / "images", n or 16, seed, retry_failed)
-    scorers = load_all()
-    with score_cache(out / ".scores.sqlite", no_cache) as cache:
-        report = best_of_curve(
-            found, scorers, cache=cache, seed=seed, track=lambda title, total: progress(title, total, unit="images")
-        )
-        if cache.trouble:
-            say(cache.trouble)
-    write_best_of(report, out)
+    check_out(out, REPORT, IMAGES)
+    with held(out):
+        if pool is not None:
+            found = read_pool(pool, source=source, n=n)
+        else:
+            assert prompts is not None
+            assert backend is not None
+            found = _draw(prompts, backend, method, out / IMAGES, n or 16, seed, retry_failed)
+        scorers = load_all()
+        with score_cache(out / ".scores.sqlite", no_cache) as cache:
+            report = best_of_curve(
+                found, scorers, cache=cache, seed=seed, track=lambda title, total: progress(title, total, unit="images")
+            )
+            if cache.trouble:
+                say(cache.trouble)
+        write_best_of(report, out)
     print(best_of_json(report) if format is ReportFormat.json else best_of_table(report))
     say(*report.notes, *(f"warning: {warning}" for warning in report.warnings))
     _plot(report, out / "best-of.png")

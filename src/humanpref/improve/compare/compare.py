@@ -25,11 +25,11 @@ from humanpref.improve.compare.images import (
     BASELINE,
     Key,
     MethodImages,
-    check_out,
     make_method_images,
     named_methods,
     seeds,
 )
+from humanpref.improve.folder import IMAGES, check_out, held
 from humanpref.improve.gains import Gain, corrected, doubts, paired_gain
 from humanpref.improve.methods import ImproveError, Method
 from humanpref.metrics import Array
@@ -135,21 +135,22 @@ def compare_methods(
         scores are looked up and kept. What was made and scored before is not done again, so a run that was stopped goes
         on with the same call.
 
-    Raises `ImproveError` (a method twice, or that this backend cannot do, or `out` of another comparison), `ScoreError`
-    for a score that is no finite number, and whatever `generate` raises.
+    Raises `ImproveError` (a method twice, or that this backend cannot do, or `out` of another comparison, or where
+    another run is writing), `ScoreError` for a score that is no finite number, and whatever `generate` raises.
     """
     out = Path(out).expanduser()
     named = named_methods(methods)
     check_scorers([scorer.spec.name for scorer in scorers])
-    check_out(out, REPORT)
-    images = make_method_images(
-        prompts, backend, named, out, seed=seed, images_per_prompt=images_per_prompt, engine=engine,
-        retry_failed=retry_failed, track=track, on_note=on_note,
-    )  # fmt: skip
-    return judge_images(
-        prompts, images, scorers, out, backend=backend.name, cache=cache, seed=seed,
-        images_per_prompt=images_per_prompt, track=track,
-    )  # fmt: skip
+    check_out(out, REPORT, IMAGES)
+    with held(out):
+        images = make_method_images(
+            prompts, backend, named, out, seed=seed, images_per_prompt=images_per_prompt, engine=engine,
+            retry_failed=retry_failed, track=track, on_note=on_note,
+        )  # fmt: skip
+        return judge_images(
+            prompts, images, scorers, out, backend=backend.name, cache=cache, seed=seed,
+            images_per_prompt=images_per_prompt, track=track,
+        )  # fmt: skip
 
 
 def check_scorers(names: Sequence[str]) -> None:

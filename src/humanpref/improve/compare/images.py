@@ -18,11 +18,11 @@ from humanpref.generate.manifest import MadeImage, read_images
 from humanpref.generate.run import generate
 from humanpref.generate.store import RUN
 from humanpref.improve.best_of.method import BestOf
+from humanpref.improve.folder import IMAGES
 from humanpref.improve.methods import ImproveError, Method, apply_methods, make_methods
 from humanpref.prompts.records import Prompt
 
 BASELINE = "none"
-IMAGES = "images"
 
 Track: TypeAlias = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 Key: TypeAlias = "tuple[str, int]"
@@ -116,15 +116,6 @@ def _named(on_note: Callable[[str], None], name: str) -> Callable[[str], None]:
 def method_folder(out: Path, method: str) -> Path:
     """Where the images of a method are: a folder as `humanpref generate` makes it."""
     return out / IMAGES / file_name(method)
-
-
-def check_out(out: Path, ours: str) -> None:
-    """Refuse a folder that holds anything but an earlier run: `ours` is the file such a run leaves."""
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out}: is a file; --out names a folder")
-    begun = (out / IMAGES).is_dir() or (out / ours).is_file()
-    if out.is_dir() and not begun and any(not path.name.startswith(".") for path in out.iterdir()):
-        raise DataError(f"{out}: holds other files; choose an empty or new folder for --out")
 
 
 def _check_same(folder: Path, name: str) -> None:
