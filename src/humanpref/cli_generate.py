@@ -139,7 +139,7 @@ def generate_command(
         )
 
 
-def _track(title: str, total: int) -> AbstractContextManager[Callable[[], None]]:
+def _track(title: str, total: int | None) -> AbstractContextManager[Callable[[], None]]:
     return progress(title, total, unit="images")
 
 

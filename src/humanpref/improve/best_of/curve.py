@@ -4,11 +4,9 @@ prompt, by the scorer that chooses and by others that only look at what it chose
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 
@@ -19,11 +17,10 @@ from humanpref.improve.best_of.expected import expected_best
 from humanpref.improve.gains import Gain, corrected, doubts, paired_gain
 from humanpref.improve.methods import ImproveError
 from humanpref.metrics import Array
+from humanpref.progress import Track, no_track
 from humanpref.resampling import MIN_CLUSTERS, bootstrap, interval
 from humanpref.scorers import Scorer
 from humanpref.scorers.together import Together
-
-Track: TypeAlias = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 
 
 @dataclass(frozen=True)
@@ -134,7 +131,7 @@ def best_of_curve(
     *,
     cache: ScoreCache,
     seed: int = 0,
-    track: Track = lambda _, __: nullcontext(lambda: None),
+    track: Track = no_track,
 ) -> BestOfReport:
     """Judge a pool -> the curve. The first of the scorers chooses; the others say what its choice is worth to them.
 

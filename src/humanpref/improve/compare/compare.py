@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 
@@ -33,14 +31,13 @@ from humanpref.improve.folder import IMAGES, check_out, held
 from humanpref.improve.gains import Gain, corrected, doubts, paired_gain
 from humanpref.improve.methods import ImproveError, Method
 from humanpref.metrics import Array
+from humanpref.progress import Track, no_note, no_track
 from humanpref.prompts.records import Prompt
 from humanpref.resampling import MIN_CLUSTERS
 from humanpref.scorers import Scorer
 from humanpref.scorers.together import Together
 
 REPORT = "compare.json"
-
-Track: TypeAlias = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 
 
 @dataclass(frozen=True)
@@ -125,8 +122,8 @@ def compare_methods(
     images_per_prompt: int = 1,
     engine: Engine | None = None,
     retry_failed: bool = False,
-    track: Track = lambda _, __: nullcontext(lambda: None),
-    on_note: Callable[[str], None] = lambda _: None,
+    track: Track = no_track,
+    on_note: Callable[[str], None] = no_note,
 ) -> CompareReport:
     """Draw with the baseline and each method, in `out`/images, and judge the images by every scorer.
 
@@ -171,7 +168,7 @@ def judge_images(
     cache: ScoreCache,
     seed: int = 0,
     images_per_prompt: int = 1,
-    track: Track = lambda _, __: nullcontext(lambda: None),
+    track: Track = no_track,
 ) -> CompareReport:
     """Judge the images of methods, the baseline's first, by every scorer -> the report. Raises `ScoreError`."""
     names = tuple(scorer.spec.name for scorer in scorers)

@@ -6,7 +6,6 @@ import copy
 import gc
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -20,11 +19,11 @@ from humanpref.generate.store import RUN
 from humanpref.improve.best_of.method import BestOf
 from humanpref.improve.folder import IMAGES
 from humanpref.improve.methods import ImproveError, Method, apply_methods, make_methods
+from humanpref.progress import Track, no_note, no_track
 from humanpref.prompts.records import Prompt
 
 BASELINE = "none"
 
-Track: TypeAlias = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 Key: TypeAlias = "tuple[str, int]"
 """Prompt id, number of the image."""
 
@@ -76,8 +75,8 @@ def make_method_images(
     images_per_prompt: int = 1,
     engine: Engine | None = None,
     retry_failed: bool = False,
-    track: Track = lambda _, __: nullcontext(lambda: None),
-    on_note: Callable[[str], None] = lambda _: None,
+    track: Track = no_track,
+    on_note: Callable[[str], None] = no_note,
 ) -> tuple[MethodImages, ...]:
     """Draw every prompt by every method, in `out`/images; what is there already is not made again.
 

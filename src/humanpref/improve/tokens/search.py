@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import numpy as np
 from humanpref.cache import ScoreCache
 from humanpref.engines import Engine
 from humanpref.generate.contract import Backend
-from humanpref.generate.run import Track
 from humanpref.improve.folder import check_out, held
 from humanpref.improve.gains import Gain, corrected
 from humanpref.improve.methods import ImproveError
@@ -24,6 +22,7 @@ from humanpref.improve.tokens.records import SearchReport, Verdict
 from humanpref.improve.tokens.stage import Shared, Stage, State
 from humanpref.improve.tokens.templates import Template
 from humanpref.improve.tokens.vocabulary import check_vocabulary
+from humanpref.progress import Track, no_note, no_track
 from humanpref.prompts.records import Prompt
 from humanpref.resampling import MIN_CLUSTERS
 from humanpref.scorers.base import Scorer
@@ -50,8 +49,8 @@ def search_tokens(
     cache: ScoreCache,
     engine: Engine | None = None,
     retry_failed: bool = False,
-    track: Track = lambda _, __: nullcontext(lambda: None),
-    on_note: Callable[[str], None] = lambda _: None,
+    track: Track = no_track,
+    on_note: Callable[[str], None] = no_note,
 ) -> SearchReport:
     """Search the tokens that raise `scorer` most on these prompts, at `budget` images in all, those without included.
 

@@ -15,13 +15,14 @@ from humanpref.engines import Engine
 from humanpref.errors import ImageError, ScoreError
 from humanpref.generate.contract import Backend, GenerateError, file_name
 from humanpref.generate.manifest import MadeImage, read_images
-from humanpref.generate.run import Track, generate
+from humanpref.generate.run import generate
 from humanpref.improve.gains import Gain, paired_gain
 from humanpref.improve.methods import ImproveError
 from humanpref.improve.tokens.halving import split_pairs
 from humanpref.improve.tokens.method import spec_of, with_tokens
 from humanpref.improve.tokens.records import Candidate, Verdict
 from humanpref.improve.tokens.templates import Template
+from humanpref.progress import Track
 from humanpref.prompts.records import Prompt
 from humanpref.scorers.together import Together
 
