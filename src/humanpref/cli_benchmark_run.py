@@ -144,11 +144,11 @@ def own_cache(out: Path) -> Path:
 
 def say_notes(report: RunReport, scorers: Sequence[Scorer]) -> None:
     """Say what scorers do not read."""
+    from humanpref.ranking import cut_notes
+
     for scorer in scorers:
-        if not scorer.spec.reads_prompt:
-            say(f"{scorer.spec.name} does not read the prompt: it judges the pictures alone")
-        if cut := max(r.truncated_prompts for r in report.results if r.scorer.name == scorer.spec.name):
-            say(f"{scorer.spec.name} reads only the beginning of {cut} prompts")
+        cut = max(r.truncated_prompts for r in report.results if r.scorer.name == scorer.spec.name)
+        say(*cut_notes(scorer.spec, cut))
 
 
 def say_shortcomings(generators: Sequence[GeneratorImages], suite: Suite, report: RunReport) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,13 +97,13 @@ def best_of_command(
     )
     check_scorers(names)
     check_out(out, REPORT, IMAGES)
+    found = None if pool is None else read_pool(pool, source=source, n=n)
+    if found is None:
+        assert prompts is not None
+        assert backend is not None
+        draw = _drawing(prompts, backend, method, out / IMAGES, n or 16, seed, retry_failed)
     with held(out):
-        if pool is not None:
-            found = read_pool(pool, source=source, n=n)
-        else:
-            assert prompts is not None
-            assert backend is not None
-            found = _draw(prompts, backend, method, out / IMAGES, n or 16, seed, retry_failed)
+        found = found or draw()
         scorers = load_all()
         with score_cache(out / ".scores.sqlite", no_cache) as cache:
             report = best_of_curve(
@@ -116,8 +117,10 @@ def best_of_command(
     _plot(report, out / "best-of.png")
 
 
-def _draw(prompts: Path, backend: str, method: str | None, folder: Path, n: int, seed: int, retry_failed: bool) -> Pool:
-    """Draw n images of each prompt -> the pool."""
+def _drawing(
+    prompts: Path, backend: str, method: str | None, folder: Path, n: int, seed: int, retry_failed: bool
+) -> Callable[[], Pool]:
+    """See that n images of each prompt can be drawn -> how to draw them, which gives the pool."""
     from humanpref.generate import generate, make_backend, read_prompts
     from humanpref.improve import apply_methods, make_methods
     from humanpref.improve.best_of.curve import read_pool
@@ -126,11 +129,15 @@ def _draw(prompts: Path, backend: str, method: str | None, folder: Path, n: int,
     if again:
         say(f"{prompts}: {again} prompts are there again; each is taken once")
     drawing = apply_methods(make_methods(method or "none"), make_backend(backend, {}))
-    generate(
-        texts, [drawing], folder, seed=seed, images_per_prompt=n, retry_failed=retry_failed, on_note=say,
-        track=lambda title, total: progress(title, total, unit="images"),
-    )  # fmt: skip
-    return read_pool(folder, source=drawing.name, n=n, prompts=[prompt.id for prompt in texts])
+
+    def draw() -> Pool:
+        generate(
+            texts, [drawing], folder, seed=seed, images_per_prompt=n, retry_failed=retry_failed, on_note=say,
+            track=lambda title, total: progress(title, total, unit="images"),
+        )  # fmt: skip
+        return read_pool(folder, source=drawing.name, n=n, prompts=[prompt.id for prompt in texts])
+
+    return draw
 
 
 def _plot(report: BestOfReport, path: Path) -> None:

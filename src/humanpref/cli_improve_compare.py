@@ -81,7 +81,7 @@ def compare_command(
     from humanpref.engines import Engine
     from humanpref.generate import make_backend, read_prompts
     from humanpref.improve.compare.compare import REPORT, check_scorers, judge_images
-    from humanpref.improve.compare.images import BASELINE, make_method_images, named_methods
+    from humanpref.improve.compare.images import BASELINE, make_method_images, named_methods, prepare_methods
     from humanpref.improve.compare.output import compare_json, compare_table, write_report
     from humanpref.improve.folder import IMAGES, check_out, held
 
@@ -97,9 +97,10 @@ def compare_command(
     if BASELINE not in method:
         say(f"{BASELINE}, the baseline, is added to the methods")
     where = Engine(engine.value, workers, ray_address, gpus_per_worker=gpus_per_worker)
+    prepared = prepare_methods(found, source, named, out)
     with held(out):
         images = make_method_images(
-            found, source, named, out, seed=seed, images_per_prompt=images_per_prompt, engine=where,
+            found, prepared, out, seed=seed, images_per_prompt=images_per_prompt, engine=where,
             retry_failed=retry_failed, track=lambda title, total: progress(title, total, unit="images"), on_note=say,
         )  # fmt: skip
         scorers = load_all()  # only now: the models that draw have left the memory

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from humanpref.cache import ScoreCache
-from humanpref.errors import DataError, ImageError, ScoreError
+from humanpref.errors import DataError, ImageError
 from humanpref.generate.manifest import MANIFEST, MadeImage, read_images
 from humanpref.improve.best_of.expected import expected_best
 from humanpref.improve.gains import Gain, corrected, doubts, paired_gain
 from humanpref.improve.methods import ImproveError
 from humanpref.metrics import Array
 from humanpref.progress import Track, no_track
+from humanpref.ranking import scorer_notes
 from humanpref.resampling import MIN_CLUSTERS, bootstrap, interval
 from humanpref.scorers import Scorer
 from humanpref.scorers.together import Together
@@ -177,11 +178,8 @@ def _score(pool: Pool, scorers: Sequence[Scorer], cache: ScoreCache, track: Trac
     asked = [(path, prompt.prompt) for prompt in pool.prompts for path in prompt.images]
     found: list[list[float]] = []
     with track("Scoring", len(asked)) as advance:
-        for (path, _), judged in zip(asked, together.score(asked), strict=True):
+        for judged in together.score(asked):
             own = [np.nan if isinstance(outcome, ImageError) else outcome for outcome in judged.outcomes]
-            for scorer, outcome in zip(scorers, judged.outcomes, strict=True):
-                if not isinstance(outcome, ImageError) and not -1e30 < outcome < 1e30:
-                    raise ScoreError(f"{path}: {scorer.spec.name} gave {outcome}, which is no usable score")
             found.append([float(value) for value in own])
             advance()
     scores, unreadable, start = [], 0, 0
@@ -225,9 +223,4 @@ def _notes(pool: Pool, scorers: Sequence[Scorer], curves: Array, lost: int) -> t
         notes.append(f"{lost} images were refused, failed or cannot be read{what}")
     if without := len(pool.prompts) - prompts:
         notes.append(f"{without} prompts have no image at all and are left out")
-    for scorer in scorers:
-        if not scorer.spec.reads_prompt:
-            notes.append(f"{scorer.spec.name} does not read the prompt: it judges the pictures alone")
-        if cut := sum(scorer.truncated(prompt.prompt) for prompt in pool.prompts):
-            notes.append(f"{scorer.spec.name} reads only the beginning of {cut} prompts")
-    return tuple(notes)
+    return (*notes, *scorer_notes(scorers, [prompt.prompt for prompt in pool.prompts]))

@@ -17,7 +17,7 @@ import numpy as np
 
 from humanpref.cache import ScoreCache
 from humanpref.engines import Engine
-from humanpref.errors import ImageError, ScoreError
+from humanpref.errors import ImageError
 from humanpref.generate.contract import Backend
 from humanpref.improve.compare.images import (
     BASELINE,
@@ -25,6 +25,7 @@ from humanpref.improve.compare.images import (
     MethodImages,
     make_method_images,
     named_methods,
+    prepare_methods,
     seeds,
 )
 from humanpref.improve.folder import IMAGES, check_out, held
@@ -33,6 +34,7 @@ from humanpref.improve.methods import ImproveError, Method
 from humanpref.metrics import Array
 from humanpref.progress import Track, no_note, no_track
 from humanpref.prompts.records import Prompt
+from humanpref.ranking import scorer_notes
 from humanpref.resampling import MIN_CLUSTERS
 from humanpref.scorers import Scorer
 from humanpref.scorers.together import Together
@@ -139,9 +141,10 @@ def compare_methods(
     named = named_methods(methods)
     check_scorers([scorer.spec.name for scorer in scorers])
     check_out(out, REPORT, IMAGES)
+    prepared = prepare_methods(prompts, backend, named, out)
     with held(out):
         images = make_method_images(
-            prompts, backend, named, out, seed=seed, images_per_prompt=images_per_prompt, engine=engine,
+            prompts, prepared, out, seed=seed, images_per_prompt=images_per_prompt, engine=engine,
             retry_failed=retry_failed, track=track, on_note=on_note,
         )  # fmt: skip
         return judge_images(
@@ -196,9 +199,6 @@ def _score(
     together, found = Together(scorers, cache), dict[Path, tuple[float | ImageError, ...]]()
     with track("Scoring", len(files)) as advance:
         for path, judged in zip(files, together.score(list(files.items())), strict=True):
-            for scorer, outcome in zip(scorers, judged.outcomes, strict=True):
-                if not isinstance(outcome, ImageError) and not -1e30 < outcome < 1e30:
-                    raise ScoreError(f"{path}: {scorer.spec.name} gave {outcome}, which is no usable score")
             found[path] = judged.outcomes
             advance()
     return found
@@ -286,12 +286,7 @@ def _notes(prompts: Sequence[Prompt], scorers: Sequence[Scorer], gains: Sequence
     if fewest < MIN_CLUSTERS:
         few = "one prompt" if fewest == 1 else f"{fewest} prompts"
         notes.append(f"{few}: too few for an interval, which takes {MIN_CLUSTERS}")
-    for scorer in scorers:
-        if not scorer.spec.reads_prompt:
-            notes.append(f"{scorer.spec.name} does not read the prompt: it judges the pictures alone")
-        if cut := sum(scorer.truncated(prompt.text) for prompt in prompts):
-            notes.append(f"{scorer.spec.name} reads only the beginning of {cut} prompts")
-    return notes
+    return [*notes, *scorer_notes(scorers, [prompt.text for prompt in prompts])]
 
 
 def _shortcomings(results: Sequence[MethodResult], rows: int) -> list[str]:

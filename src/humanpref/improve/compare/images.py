@@ -29,6 +29,15 @@ Key: TypeAlias = "tuple[str, int]"
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """A method that can draw: its name, the methods it is made of, and an unloaded backend with them around it."""
+
+    name: str
+    backend: Backend
+    methods: tuple[Method, ...]
+
+
+@dataclass(frozen=True)
 class MethodImages:
     """All that a method made: {(prompt id, number): image}. `selectors` are the scorers that chose among candidates."""
 
@@ -65,10 +74,24 @@ def named_methods(specs: Sequence[str | tuple[str, Sequence[Method]]]) -> dict[s
     return {BASELINE: found.pop(BASELINE, make_methods(BASELINE)), **found}
 
 
+def prepare_methods(
+    prompts: Sequence[Prompt], backend: Backend, methods: Mapping[str, Sequence[Method]], out: Path
+) -> list[Prepared]:
+    """Put each method around an unloaded copy of the backend, and see that all can draw, before any has.
+
+    Raises `ImproveError` for a method that this backend cannot do and where `out` holds a comparison of another
+    backend, and what the backend's `prepare` raises.
+    """
+    prepared = [Prepared(name, apply_methods(own, copy.copy(backend)), tuple(own)) for name, own in methods.items()]
+    for one in prepared:
+        one.backend.prepare(prompts)
+        _check_same(method_folder(out, one.name), one.backend.name)
+    return prepared
+
+
 def make_method_images(
     prompts: Sequence[Prompt],
-    backend: Backend,
-    methods: Mapping[str, Sequence[Method]],
+    prepared: list[Prepared],
     out: Path,
     *,
     seed: int = 0,
@@ -80,26 +103,21 @@ def make_method_images(
 ) -> tuple[MethodImages, ...]:
     """Draw every prompt by every method, in `out`/images; what is there already is not made again.
 
-    One model is in memory at a time: each method draws by an unloaded copy of the backend. Raises as `generate` does,
-    and `ImproveError` where the folder holds a comparison of another backend.
+    One model is in memory at a time: `prepared` is emptied as the methods draw. Raises as `generate` does.
     """
-    wrapped = [(name, apply_methods(own, copy.copy(backend)), own) for name, own in methods.items()]  # refused early
-    for name, backend_, _ in wrapped:
-        backend_.prepare(prompts)  # what one of them lacks is said before any has drawn
-        _check_same(method_folder(out, name), backend_.name)
     found = []
-    while wrapped:
-        name, own_backend, own = wrapped.pop(0)
-        folder = method_folder(out, name)
+    while prepared:
+        one = prepared.pop(0)
+        folder = method_folder(out, one.name)
         generate(
-            prompts, [own_backend], folder, seed=seed, images_per_prompt=images_per_prompt, engine=engine,
-            retry_failed=retry_failed, track=_titled(track, name), on_note=_named(on_note, name),
+            prompts, [one.backend], folder, seed=seed, images_per_prompt=images_per_prompt, engine=engine,
+            retry_failed=retry_failed, track=_titled(track, one.name), on_note=_named(on_note, one.name),
         )  # fmt: skip
-        choosing = [method for method in own if isinstance(method, BestOf) and method.chooses]
+        choosing = [method for method in one.methods if isinstance(method, BestOf) and method.chooses]
         selectors = tuple(dict.fromkeys(method.selector for method in choosing))
         wanted = [(prompt.id, number) for prompt in prompts for number in range(images_per_prompt)]
-        found.append(MethodImages(name, folder, selectors, _read(folder, own_backend.name, wanted)))
-        del own_backend
+        found.append(MethodImages(one.name, folder, selectors, _read(folder, one.backend.name, wanted)))
+        del one
         gc.collect()
     return tuple(found)
 

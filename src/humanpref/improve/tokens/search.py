@@ -24,6 +24,7 @@ from humanpref.improve.tokens.templates import Template
 from humanpref.improve.tokens.vocabulary import check_vocabulary
 from humanpref.progress import Track, no_note, no_track
 from humanpref.prompts.records import Prompt
+from humanpref.ranking import scorer_notes
 from humanpref.resampling import MIN_CLUSTERS
 from humanpref.scorers.base import Scorer
 from humanpref.scorers.together import Together
@@ -198,12 +199,4 @@ def _notes(
             f"prompts and seeds are used up: {budget - schedule.images} images of the budget are not needed; for more "
             "certainty give more prompts, or more seeds (--seeds)"
         )
-    notes += [
-        f"{scorer.spec.name} does not read the prompt: it judges the pictures alone"
-        for scorer in scorers
-        if not scorer.spec.reads_prompt
-    ]
-    for scorer in scorers:
-        if cut := sum(scorer.truncated(prompt.text) for prompt in prompts):
-            notes.append(f"{scorer.spec.name} reads only the beginning of {cut} prompts")
-    return notes
+    return [*notes, *scorer_notes(scorers, [prompt.text for prompt in prompts])]

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 
 from humanpref.engines import Engine
-from humanpref.errors import ImageError, ScoreError
+from humanpref.errors import ImageError
 from humanpref.generate.contract import Backend, GenerateError, file_name
 from humanpref.generate.manifest import MadeImage, read_images
 from humanpref.generate.run import generate
@@ -192,13 +192,10 @@ class Stage:
             todo += [(name, pair, path) for pair, path in paths if path is not None and pair not in scores[0]]
         with self.shared.track("Scoring", len(todo)) as advance:
             judged = self.shared.together.score([(path, self.texts[pair[0]]) for _, pair, path in todo])
-            for (name, pair, path), one in zip(todo, judged, strict=True):
-                by_scorer = zip(self.shared.together.scorers, self.scores[name], one.outcomes, strict=True)
-                for scorer, known, score in by_scorer:
+            for (name, pair, _), one in zip(todo, judged, strict=True):
+                for known, score in zip(self.scores[name], one.outcomes, strict=True):
                     if isinstance(score, ImageError):
                         raise score
-                    if not math.isfinite(score):
-                        raise ScoreError(f"{path}: {scorer.spec.name} gives {score}, which is no score to compare by")
                     known[pair] = score
                 advance()
 
