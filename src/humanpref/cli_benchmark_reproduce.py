@@ -25,7 +25,7 @@ from humanpref.terminal import progress, say
 
 if TYPE_CHECKING:
     from humanpref.benchmark.reproduce import Reproduction
-from humanpref.cli_benchmark_run import DEFAULT_OUT, own_cache, say_notes, say_shortcomings
+from humanpref.cli_benchmark_run import DEFAULT_OUT, say_notes, say_shortcomings
 from humanpref.cli_benchmark_tables import (
     AllowIncompleteOption,
     SeedOption,
@@ -79,7 +79,7 @@ def reproduce_command(
     with progress("Downloading", len(plan.files), "files") as advance:
         suite, images = fetch_archive(plan, row, advance)
     scorers = [load(scorer, replace(options, resize=resize)) for resize in RESIZES]
-    with score_cache(own_cache(out), no_cache) as cache, progress("Scoring", len(images.images), "images") as advance:
+    with score_cache(out, no_cache) as cache, progress("Scoring", len(images.images), "images") as advance:
         report = run_benchmark([images], suite, scorers, out, cache=cache, on_image=advance)
     say_notes(report, scorers)
     say_shortcomings([images], suite, report)

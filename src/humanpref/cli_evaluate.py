@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +28,7 @@ from humanpref.cli_scorers import (
     NoCacheOption,
     WeightsByScorer,
     check_weights,
+    open_cache,
     options_by_scorer,
     split_words,
 )
@@ -100,6 +102,7 @@ def evaluate_command(
     from humanpref.evaluation.evaluate import judge, score_all
     from humanpref.evaluation.generator_metrics import judge_generators
     from humanpref.evaluation.report import check_report, write_report
+    from humanpref.scorers.cached import CachedScorer
 
     paths, names = split_words(data, model)
     threshold = _threshold(tie_threshold)
@@ -119,7 +122,7 @@ def evaluate_command(
     with ExitStack() as stack:
         scorers: Iterator[Scorer] = (load(name, own) for name, own in chosen.items())  # one in memory at a time
         if not no_cache:
-            scorers = _cached(scorers, stack)
+            scorers = map(partial(CachedScorer, cache=stack.enter_context(open_cache())), scorers)
         total = sum(t.images for t in test_sets) * len(names)
         with progress("Scoring", total) as advance:
             scores = score_all(test_sets, scorers, on_image=advance)
@@ -165,18 +168,6 @@ def _roots(image_root: Sequence[Path] | None, count: int) -> Sequence[Path | Non
     if len(image_root) not in {1, count}:
         raise DataError(f"{len(image_root)} --image-root for {count} data sets; give one for all, or one for each")
     return image_root if len(image_root) == count else [image_root[0]] * count
-
-
-def _cached(scorers: Iterator[Scorer], stack: ExitStack) -> Iterator[Scorer]:
-    """Look scores up before they are computed, and keep those that are."""
-    from humanpref.cache import ScoreCache
-    from humanpref.scorers.cached import CachedScorer
-
-    cache = stack.enter_context(ScoreCache())
-    for scorer in scorers:
-        yield CachedScorer(scorer, cache)
-    if cache.trouble:
-        say(cache.trouble)
 
 
 def _inception(

@@ -105,12 +105,10 @@ def best_of_command(
     with held(out):
         found = found or draw()
         scorers = load_all()
-        with score_cache(out / ".scores.sqlite", no_cache) as cache:
+        with score_cache(out, no_cache) as cache:
             report = best_of_curve(
                 found, scorers, cache=cache, seed=seed, track=lambda title, total: progress(title, total, unit="images")
             )
-            if cache.trouble:
-                say(cache.trouble)
         write_best_of(report, out)
     print(best_of_json(report) if format is ReportFormat.json else best_of_table(report))
     say(*report.notes, *(f"warning: {warning}" for warning in report.warnings))

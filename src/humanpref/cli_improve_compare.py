@@ -104,13 +104,11 @@ def compare_command(
             retry_failed=retry_failed, track=lambda title, total: progress(title, total, unit="images"), on_note=say,
         )  # fmt: skip
         scorers = load_all()  # only now: the models that draw have left the memory
-        with score_cache(out / ".scores.sqlite", no_cache) as cache:
+        with score_cache(out, no_cache) as cache:
             report = judge_images(
                 found, images, scorers, out, backend=source.name, cache=cache, seed=seed,
                 images_per_prompt=images_per_prompt, track=lambda title, total: progress(title, total, unit="images"),
             )  # fmt: skip
-            if cache.trouble:
-                say(cache.trouble)
         write_report(report)
         page = _write_page(report)
     print(compare_json(report) if format is ReportFormat.json else compare_table(report))

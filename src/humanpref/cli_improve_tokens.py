@@ -82,7 +82,9 @@ def tokens_command(
     """Search the tokens that raise a scorer, on a budget of images. Stop it when you like: the same command goes on."""
     from humanpref.engines import Engine
     from humanpref.generate import make_backend, read_prompts
+    from humanpref.improve.folder import check_out
     from humanpref.improve.tokens import output
+    from humanpref.improve.tokens.folder import PLAN
     from humanpref.improve.tokens.search import search_tokens
 
     names = [model, *([] if check_model is None else [check_model])]
@@ -90,13 +92,14 @@ def tokens_command(
         raise ScoreError(f"--check-model {check_model}: is the scorer to be checked; name another one")
     out = out.expanduser().resolve()
     load_all, _ = chosen_scorers(None, names, weights, arch, common_options(resize, precision, device))
+    check_out(out, PLAN)
     found, again = read_prompts(prompts)
     if again:
         say(f"{prompts}: {again} prompts are there again; each is taken once")
     maker = make_backend(backend)
     tokens = _vocabulary(vocabulary, place, maker)
     scorers = load_all()
-    with score_cache(out.with_name(f".{out.name}.scores.sqlite"), no_cache) as cache:
+    with score_cache(out, no_cache) as cache:
         report = search_tokens(
             found,
             maker,
@@ -114,8 +117,6 @@ def tokens_command(
             track=lambda title, total: progress(title, total, unit="images"),
             on_note=say,
         )
-        if cache.trouble:
-            say(cache.trouble)
     print(output.search_json(report) if format is ReportFormat.json else output.search_table(report))
     say(*output.warnings(report))
     if plot is not None:
