@@ -17,7 +17,7 @@ from humanpref.evaluation.evaluate import TestSet, prepare
 from humanpref.preprocess import PREPROCESS, PreprocessSpec
 from humanpref.progress import Track, no_note, no_track
 from humanpref.records import EvalReport, Ranking
-from humanpref.scorers.clip import image_size
+from humanpref.scorers.clip_networks import image_size
 from humanpref.training import shards
 from humanpref.training.batches import Inputs, PixelInputs, TableData, TrainData
 from humanpref.training.checkpoints import TrainFolder, checkpoint_of
