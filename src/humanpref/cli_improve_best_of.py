@@ -19,6 +19,7 @@ from humanpref.cli_options import (
     RetryFailedOption,
     common_options,
     complete_model,
+    prompts_of,
 )
 from humanpref.cli_scorers import ArchByScorer, NoCacheOption, WeightsByScorer, chosen_scorers, score_cache
 from humanpref.errors import DataError, MissingExtraError
@@ -119,13 +120,11 @@ def _drawing(
     prompts: Path, backend: str, method: str | None, folder: Path, n: int, seed: int, retry_failed: bool
 ) -> Callable[[], Pool]:
     """See that n images of each prompt can be drawn -> how to draw them, which gives the pool."""
-    from humanpref.generate import generate, make_backend, read_prompts
+    from humanpref.generate import generate, make_backend
     from humanpref.improve import apply_methods, make_methods
     from humanpref.improve.best_of.curve import read_pool
 
-    texts, again = read_prompts(prompts)
-    if again:
-        say(f"{prompts}: {again} prompts are there again; each is taken once")
+    texts = prompts_of(prompts)
     drawing = apply_methods(make_methods(method or "none"), make_backend(backend, {}))
 
     def draw() -> Pool:

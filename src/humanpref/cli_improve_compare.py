@@ -22,6 +22,7 @@ from humanpref.cli_options import (
     RetryFailedOption,
     WorkersOption,
     common_options,
+    prompts_of,
 )
 from humanpref.cli_scorers import (
     ArchByScorer,
@@ -79,7 +80,7 @@ def compare_command(
     Stop it when you like: the same command goes on.
     """
     from humanpref.engines import Engine
-    from humanpref.generate import make_backend, read_prompts
+    from humanpref.generate import make_backend
     from humanpref.improve.compare.compare import REPORT, check_scorers, judge_images
     from humanpref.improve.compare.images import BASELINE, make_method_images, named_methods, prepare_methods
     from humanpref.improve.compare.output import compare_json, compare_table, write_report
@@ -90,9 +91,7 @@ def compare_command(
     check_scorers(names)
     out = out.expanduser()
     check_out(out, REPORT, IMAGES)
-    found, again = read_prompts(prompts)
-    if again:
-        say(f"{prompts}: {again} prompts are there again; each is taken once")
+    found = prompts_of(prompts)
     source = make_backend(backend, {})
     if BASELINE not in method:
         say(f"{BASELINE}, the baseline, is added to the methods")

@@ -25,6 +25,7 @@ from humanpref.cli_options import (
     WorkersOption,
     common_options,
     complete_model,
+    prompts_of,
 )
 from humanpref.cli_scorers import ArchByScorer, NoCacheOption, WeightsByScorer, chosen_scorers, score_cache
 from humanpref.errors import ScoreError
@@ -81,7 +82,7 @@ def tokens_command(
 ) -> None:
     """Search the tokens that raise a scorer, on a budget of images. Stop it when you like: the same command goes on."""
     from humanpref.engines import Engine
-    from humanpref.generate import make_backend, read_prompts
+    from humanpref.generate import make_backend
     from humanpref.improve.folder import check_out
     from humanpref.improve.tokens import output
     from humanpref.improve.tokens.folder import PLAN
@@ -93,9 +94,7 @@ def tokens_command(
     out = out.expanduser().resolve()
     load_all, _ = chosen_scorers(None, names, weights, arch, common_options(resize, precision, device))
     check_out(out, PLAN)
-    found, again = read_prompts(prompts)
-    if again:
-        say(f"{prompts}: {again} prompts are there again; each is taken once")
+    found = prompts_of(prompts)
     maker = make_backend(backend)
     tokens = _vocabulary(vocabulary, place, maker)
     scorers = load_all()
