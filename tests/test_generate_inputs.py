@@ -148,7 +148,8 @@ def test_the_command(tmp_path: Path) -> None:
     assert "already there" in again.stdout
 
     (tmp_path / "p.txt").write_text("a cat\na dog\n")
-    one_line(command(tmp_path / "none.txt", *words, "--out", out), "none.txt: cannot be read")
+    one_line(command(tmp_path / "none.txt", *words, "--out", out), "none.txt: no such file")
+    one_line(command(tmp_path / "m1", *words, "--out", out), "m1: is a folder; name a file of prompts")
     one_line(
         command(tmp_path / "p.txt", *words, "--out", out, "--steps", 3), "--steps is of no use here: it is for diff"
     )
