@@ -92,7 +92,7 @@ def statistics(data: lite.Data) -> Callable[[lite.Numbers], lite.Array]:
 def embeddings(images: list[ImageRef], folder: Path | None) -> lite.Array:
     """Unit vectors of a CLIP (random weights without a folder), less their mean, and unit again."""
     from humanpref.scorers import load_scorer
-    from humanpref.scorers.clip import fresh_network, image_size
+    from humanpref.scorers.clip_networks import fresh_network, image_size
 
     if folder is not None:
         scorer = load_scorer(str(folder), precision="fp32", device="cpu")

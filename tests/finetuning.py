@@ -15,6 +15,7 @@ from torch import Tensor
 from humanpref.generate import Prompt, make_backend
 from humanpref.improve.finetune.config import FinetuneConfig
 from humanpref.improve.finetune.run import FinetuneReport, finetune
+from humanpref.progress import no_note
 from humanpref.scorers.base import ScorerSpec
 
 PROMPTS = tuple(Prompt(f"a cat number {n}", f"p{n}") for n in range(10))
@@ -65,7 +66,7 @@ def run(
     check: Any = None,
     data: Any = PROMPTS,
     options: str = "steps=2,scheduler=DDIMScheduler,guidance=2",
-    say: Callable[[str], None] | None = None,
+    say: Callable[[str], None] = no_note,
     **config: Any,
 ) -> FinetuneReport:
     given = {"steps": 4, "batch": 2, "learning_rate": 1e-2, "lora_rank": 2, "validate_every": 2, "save_every": 1}

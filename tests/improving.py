@@ -71,13 +71,13 @@ class Painter:
 class Colour(BatchScorer[float]):
     """The mean of red or green, in [0, 255]; nan for the prompts in `broken`."""
 
-    def __init__(self, channel: int, broken: str | None = None) -> None:
+    def __init__(self, channel: int, broken: str | None = None, weights: str | None = None) -> None:
         name = ("red", "green")[channel]
         super().__init__(ScorerSpec(name, "a colour", "none", reads_prompt=True, family="lite"))
-        self.channel, self.broken = channel, broken
+        self.channel, self.broken, self.weights = channel, broken, weights
 
     def _settings(self) -> Mapping[str, str]:
-        return {}
+        return {} if self.weights is None else {"weights": self.weights}
 
     @property
     def logit_scale(self) -> None:
@@ -105,9 +105,12 @@ def words(text: str) -> tuple[Template, ...]:
     return tuple(place_token(word, "prefix") for word in text.split())
 
 
-def search(out: Path, count: int = 20, vocabulary: str = "good fool bad plain other", **options: Any) -> SearchReport:
+def search(
+    out: Path, count: int = 20, vocabulary: str | tuple[Template, ...] = "good fool bad plain other", **options: Any
+) -> SearchReport:
     given = {"prompts": things(count), "backend": Painter(), "scorer": Colour(0), "check": Colour(1), "budget": 200}
-    given |= {"vocabulary": words(vocabulary), "finalists": 2, **options}
+    tokens = words(vocabulary) if isinstance(vocabulary, str) else vocabulary
+    given |= {"vocabulary": tokens, "finalists": 2, **options}
     rest = {name: value for name, value in given.items() if name not in {"prompts", "backend", "vocabulary", "scorer"}}
     with ScoreCache() as cache:
         return search_tokens(

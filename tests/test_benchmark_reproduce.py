@@ -73,9 +73,10 @@ def test_both_resizes_beside_the_published_row(hub, tmp_path: Path, tiny_checkpo
     results = read_results([tmp_path / "benchmark"])
     assert sorted(result.scorer.label for result in results) == ["hps-v2.1", "hps-v2.1 (no-antialias)"]
     asked = len(handler.asked)
-    again = run(*words, env=env, cwd=tmp_path)
+    again = run(*words, env={**env, "HUMANPREF_CACHE": "/proc/x/scores.sqlite"}, cwd=tmp_path)
     assert len(handler.asked) == asked
     assert "there already" in again.stderr
+    assert "scores.sqlite: no scores are kept, because the cache cannot be used" in again.stderr
     assert f"Nearer: {answer['closest']}" in again.stdout
     assert "+" in again.stdout or "−" in again.stdout
     with pytest.raises(DataError, match="different resizes"):

@@ -250,7 +250,7 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join(f"prompt {i}" for i in range(count)))
     words = ["benchmark", "run", folder, "--suite", file, "--model", "lite", "--out", tmp_path / "out", "--no-cache"]
-    kept = tmp_path / "out" / ".out.scores.sqlite"
+    kept = tmp_path / "out" / ".scores.sqlite"
     process = subprocess.Popen([sys.executable, "-m", "humanpref.cli", *map(str, words)], stdout=subprocess.DEVNULL)
     known = 0
     while process.poll() is None and not known:

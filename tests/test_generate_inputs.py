@@ -10,6 +10,7 @@ import pytest
 from humanpref.errors import DataError, HumanprefError, UnknownNameError
 from humanpref.generate import Prompt, read_prompts
 from humanpref.generate.options import make_backend, parse_size, parse_spec
+from humanpref.prompts import iter_prompts
 from tests.generating import command, contents, one_line
 from tests.toys import picture
 
@@ -32,6 +33,28 @@ def test_every_kind_of_prompt_file(tmp_path: Path) -> None:
     assert from_text == from_list  # named by their text
     (tmp_path / "f.jsonl").write_text('{"prompt": "a cat", "id": 7, "prompt_source": "coco"}')
     assert read_prompts(tmp_path / "f.jsonl")[0] == (Prompt("a cat", "7", "coco"),)
+    (tmp_path / "g.jsonl").write_text('{"prompt": "a cat"}\n{"text": "a dog"}\n')
+    assert read_prompts(tmp_path / "g.jsonl")[0] == from_text
+    (tmp_path / "h.txt").write_text("[--height 512] a cat\n")  # as a prompt may begin
+    assert [prompt.text for prompt in read_prompts(tmp_path / "h.txt")[0]] == ["[--height 512] a cat"]
+
+
+def test_known_prompt_sets_are_read_as_such(tmp_path: Path) -> None:
+    (tmp_path / "p.tsv").write_text('Prompt\tCategory\tChallenge\tNote\na "big" sign\tText\tBasic\t\n')
+    (tmp_path / "d.csv").write_text('Prompts,Category\n"A red, round ball",Colors\n')
+    (tmp_path / "c.json").write_text('{"annotations": [{"id": 3, "image_id": 1, "caption": "A cat."}]}')
+    (tmp_path / "anime.json").write_text('["a girl"]')
+    found = [read_prompts(tmp_path / name)[0][0] for name in ("p.tsv", "d.csv", "c.json", "anime.json")]
+    assert [(prompt.text, prompt.source, prompt.style) for prompt in found] == [
+        ('a "big" sign', "partiprompts", None),
+        ("A red, round ball", "drawbench", None),
+        ("A cat.", "coco", None),
+        ("a girl", None, "anime"),
+    ]
+    assert found[2].id == "coco-3"
+    for name in ("p.tsv", "d.csv", "c.json", "anime.json"):
+        (own,) = iter_prompts(tmp_path / name)
+        assert (own.text, own.id) == [(prompt.text, prompt.id) for prompt in read_prompts(tmp_path / name)[0]][0]
 
 
 def test_repeated_and_very_long_prompts(tmp_path: Path) -> None:
@@ -40,7 +63,7 @@ def test_repeated_and_very_long_prompts(tmp_path: Path) -> None:
     assert ([len(prompt.text) for prompt in found], again) == ([5, 5, 9999], 2)
     rows = [{"prompt": "a cat", "id": "1"}, {"prompt": "a dog", "id": "1"}]
     (tmp_path / "p.json").write_text(json.dumps(rows))
-    with pytest.raises(DataError, match="row 1: the id '1' is another prompt's too"):
+    with pytest.raises(DataError, match="instance 1: the id '1' is another prompt's too"):
         read_prompts(tmp_path / "p.json")
 
 
@@ -49,16 +72,16 @@ def test_repeated_and_very_long_prompts(tmp_path: Path) -> None:
     [
         (b"", "the file is empty"),
         (b" \n\n", "the file is empty"),
-        (b"[]", "holds no prompts"),
-        (b'["a cat", ""]', "row 1: the prompt is empty"),
-        (b'["a cat", 3]', "row 1: expected a text or an object"),
+        (b"[]", "not a known prompt file: an empty list"),
+        (b'["a cat", ""]', "instance 1: the prompt is empty"),
+        (b'["a cat", 3]', "instance 1: a prompt must be text, got 3"),
         (b'["a cat"', "not readable as JSON"),
-        (b'{"caption": "a cat"}\n', 'row 1: has no "prompt" or "text" \\(it has caption'),
+        (b'{"caption": "a cat"}\n', "not a known prompt file: JSON Lines with caption; looked for "),
         (b'{"prompt": "a cat"}\n{"prompt": "a d', "line 2: not readable as JSON"),
         (b'{"prompt": "\\ud800"}\n', "cannot be written as UTF-8"),
-        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "is not a prompt file"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "not a known prompt file: binary data"),
         ("naïve".encode("latin-1"), "not in UTF-8"),
-        ("a cat".encode("utf-16"), "is not a prompt file"),
+        ("a cat".encode("utf-16"), "is in UTF-16; save it as UTF-8"),
         (b"PAR1 nonsense", "not Parquet"),
     ],
 )
@@ -125,7 +148,8 @@ def test_the_command(tmp_path: Path) -> None:
     assert "already there" in again.stdout
 
     (tmp_path / "p.txt").write_text("a cat\na dog\n")
-    one_line(command(tmp_path / "none.txt", *words, "--out", out), "none.txt: cannot be read")
+    one_line(command(tmp_path / "none.txt", *words, "--out", out), "none.txt: no such file")
+    one_line(command(tmp_path / "m1", *words, "--out", out), "m1: is a folder; name a file of prompts")
     one_line(
         command(tmp_path / "p.txt", *words, "--out", out, "--steps", 3), "--steps is of no use here: it is for diff"
     )

@@ -14,6 +14,7 @@ import pytest
 from humanpref.errors import DataError
 from humanpref.generate import GenerateError, Prompt, generate, read_groups, seed_of
 from humanpref.generate.contract import file_name
+from humanpref.generate.manifest import read_images
 from humanpref.records import ImageRef
 from tests.conftest import skip_or_fail
 from tests.generating import ToyBackend, contents, prompts, rows, start
@@ -271,3 +272,21 @@ def test_groups_are_checked(tmp_path: Path) -> None:
         list(read_groups(tmp_path / "groups.jsonl"))
     with pytest.raises(DataError, match="no such file"):
         list(read_groups(tmp_path / "none"))
+
+
+def test_what_was_made_is_read_back(tmp_path: Path) -> None:
+    generate([*prompts(2), Prompt("refuse this", "r")], [ToyBackend("a"), ToyBackend("b")], tmp_path)
+    found = list(read_images(tmp_path))
+    assert [one.sha256 for one in found] == [row.get("sha256") for row in rows(tmp_path)]
+    assert [one.path for one in found if one.model == "b"] == [tmp_path / "b/p0-0.png", tmp_path / "b/p1-0.png", None]
+    assert [(one.status, one.reason) for one in found[2:4]] == [("refused", "not that"), ("done", None)]
+    assert list(read_images(tmp_path, "b")) == found[3:]
+    assert list(read_images(tmp_path / "none")) == []
+
+
+@pytest.mark.parametrize("path", ["../x.png", "/etc/passwd", "a/../../x.png", None, 3])
+def test_a_manifest_that_leads_elsewhere_is_refused(tmp_path: Path, path: object) -> None:
+    row = {"prompt": "p", "prompt_id": "1", "number": 0, "model": "a", "status": "done", "path": path}
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match="manifest.jsonl: image 0 of prompt '1': .*(leads out|must be named by text)"):
+        list(read_images(tmp_path))

@@ -102,7 +102,7 @@ def test_what_is_lost_on_the_way_is_told() -> None:
     assert gone.status == "failed"
     assert gone.image is None
     assert gone.reason == "none of 3 candidates is left: refused it is"
-    assert "gave nan, which is no usable score" in str(best((0, 0)).reason)
+    assert "returned nan; its weights may be damaged" in str(best((0, 0)).reason)
 
 
 def test_seeds_come_from_the_requests_own() -> None:

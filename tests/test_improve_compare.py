@@ -31,7 +31,7 @@ from humanpref.shapes.grammar import captions
 from humanpref.shapes.quality import quality
 from tests.browser import Opened, chromium
 from tests.commands import one_line_error, run
-from tests.generating import ToyBackend, contents, environment, prompts
+from tests.generating import ROOT, ToyBackend, contents, environment, prompts
 from tests.test_improve_best_of import Pixel
 from tests.toys import ByteScorer
 
@@ -117,8 +117,53 @@ def test_bad_input_is_refused_before_anything_is_drawn(tmp_path: Path, report: C
         compare(report.out, lite, seed=5)
     with pytest.raises(ImproveError, match="holds images of miscounting, not of clean"):
         compare(report.out, lite, backend=make_backend("shapes:clean"))
-    with pytest.raises(ScoreError, match="byte gave nan, which is no usable score"):
+    with pytest.raises(ScoreError, match="byte returned nan; its weights may be damaged"):
         compare(report.out, Broken())
+
+
+METHODS = [("best", [BestOf(2, scorer=Pixel())])]
+SLOW = """
+import sys
+from pathlib import Path
+from tests.generating import ToyBackend, prompts
+from tests.test_improve_compare import METHODS, compare
+from tests.toys import ByteScorer
+slow = ToyBackend(delay=float(sys.argv[2]))
+compare(Path(sys.argv[1]), ByteScorer(), backend=slow, prompts=prompts(4), methods=METHODS)
+"""
+
+
+def begin(out: Path, delay: float) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", SLOW, str(out), str(delay)]
+    return subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=subprocess.PIPE)
+
+
+def test_a_second_comparison_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    drawing = begin(tmp_path / "run", 60)
+    try:
+        while not list((tmp_path / "run").glob("images/*/manifest.jsonl")):
+            assert drawing.poll() is None
+            time.sleep(0.05)
+        with pytest.raises(ImproveError, match=f"another run is writing there \\(process {drawing.pid} on "):
+            compare(tmp_path / "run", ByteScorer(), backend=ToyBackend(), prompts=prompts(4), methods=METHODS)
+    finally:
+        drawing.kill()
+        drawing.communicate()
+
+
+@pytest.mark.slow
+def test_of_two_comparisons_begun_at_once_one_comes_through(tmp_path: Path) -> None:
+    both = [begin(tmp_path / "run", 0.3), begin(tmp_path / "run", 0.3)]
+    said = [process.communicate()[1].decode() for process in both]
+    ended = [process.returncode for process in both]
+    assert 0 in ended, said
+    assert all(code == 0 or "another run is writing there" in text for code, text in zip(ended, said, strict=True)), (
+        said
+    )
+    report = compare(tmp_path / "run", ByteScorer(), backend=ToyBackend(), prompts=prompts(4), methods=METHODS)
+    assert [method.done for method in report.methods] == [4, 4]
+    for method in report.methods:
+        contents(method.folder)
 
 
 def test_images_that_are_not_there_are_left_out_and_counted(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from PIL import Image
 
 from humanpref import cli
 from humanpref.errors import DataError, HumanprefError, ScoreError
-from humanpref.generate import GenerateError, Prompt, make_backend
+from humanpref.generate import GenerateError, Outcome, Prompt, Request, make_backend
 from humanpref.improve.gains import corrected, paired_gain
 from humanpref.improve.methods import ImproveError
 from humanpref.improve.plots import plot_gains
@@ -179,21 +181,72 @@ def test_going_on_makes_nothing_twice_and_another_search_is_refused(tmp_path: Pa
     assert again.made == 0
     assert replace(again, made=first.made) == first
     for options, what in (
-        ({"budget": 201}, "budget"),
-        ({"count": 21}, "prompts"),
-        ({"vocabulary": "good fool bad plain else"}, "tokens"),
-        ({"check": None}, "scorers"),
-        ({"backend": Painter(revision="2")}, "backend"),
+        ({"budget": 201}, "budget was 200, is now 201"),
+        ({"count": 21}, "its prompts were others"),
+        ({"vocabulary": "good fool bad plain else"}, "the token 'other' is missing now"),
+        ({"vocabulary": "good fool bad plain other else"}, "the token 'else' is new"),
+        ({"vocabulary": "fool good bad plain other"}, "its tokens were in another order"),
+        ({"vocabulary": (Template("good", "very good "), *words("fool bad plain other"))}, "'good' had another text"),
+        ({"check": None}, "its scorers were red, green, are now red"),
+        ({"check": Colour(1, weights="w2")}, "weights of green was None, is now w2"),
+        ({"backend": Painter(revision="2")}, "revision of the backend was 1, is now 2"),
+        ({"backend": Painter(settings={"steps": 9})}, "steps of the backend was None, is now 9"),
     ):
-        with pytest.raises(ImproveError, match=f"holds another search: its {what} differ; choose another --out"):
+        with pytest.raises(ImproveError, match=f"holds another search: .*{what}; choose another --out"):
             search(tmp_path / "s", **options)
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "mine.txt").touch()
-    with pytest.raises(ImproveError, match="holds other files and no search.json"):
+    with pytest.raises(DataError, match="holds other files and no search.json"):
         search(tmp_path / "else")
     (tmp_path / "s" / "search.json").write_text("{")
     with pytest.raises(ImproveError, match="search.json: is damaged"):
         search(tmp_path / "s")
+
+
+@dataclass
+class Foisting(Painter):
+    """Somebody writes a row into the manifest of the baseline while it paints."""
+
+    manifest: Path = Path()
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Outcome]:
+        if self.row and not self.manifest.stat().st_size:
+            with self.manifest.open("a") as file:
+                file.write(json.dumps(self.row) + "\n")
+        yield from super().generate(requests)
+
+
+@pytest.mark.parametrize("path", ["../../../secret.png", "{folder}/secret.png"])
+@pytest.mark.parametrize("when", ["between two searches", "while one draws"])
+def test_no_manifest_leads_out_of_its_folder(tmp_path: Path, path: str, when: str) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "secret.png")
+    manifest = tmp_path / "s" / "holdout" / "baseline" / "manifest.jsonl"
+    row = {"prompt": "thing 1", "prompt_id": "t1", "number": 9, "model": "painter", "status": "done"}
+    row["path"] = path.format(folder=tmp_path)
+    backend = Foisting(manifest=manifest, row=row if when == "while one draws" else {})
+    if when == "between two searches":
+        search(tmp_path / "s", vocabulary="good", budget=30)
+        with manifest.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match="leads out of the image folder"):
+        search(tmp_path / "s", vocabulary="good", budget=30, backend=backend)
+
+
+def test_of_two_searches_at_once_one_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "s"
+    command = [sys.executable, "-m", "tests.improving", str(out), "60"]
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"paused\n"
+            before = images(out)
+            with pytest.raises(ImproveError, match=f"s: another run is writing there \\(process {process.pid} on "):
+                search(out)
+            assert images(out) == before
+        finally:
+            process.kill()
+    assert 50 <= sum(map(len, before.values())) < search(out).spent  # the lock went with the process
 
 
 @pytest.mark.slow
@@ -252,7 +305,7 @@ def test_a_backend_that_no_longer_works_ends_the_search_by_name(tmp_path: Path) 
         ({"prompts": ()}, ImproveError, "no prompts"),
         ({"seeds": 0}, ImproveError, "must be at least 1, got 0 and 2"),
         ({"check": Colour(0)}, ImproveError, "red cannot check itself"),
-        ({"scorer": Colour(0, broken="thing 3")}, ScoreError, "t3-0.png: red gives nan"),
+        ({"scorer": Colour(0, broken="thing 3")}, ScoreError, "t3-0.png: red returned nan"),
     ],
 )
 def test_what_cannot_be_searched(tmp_path: Path, options: dict, error: type[HumanprefError], message: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from humanpref.cli_benchmark_run import own_cache, say_notes, say_shortcomings
+from humanpref.cli_benchmark_run import say_notes, say_shortcomings
 from humanpref.cli_benchmark_shared import (
     DEFAULT_OUT,
     AllowIncompleteOption,
@@ -71,7 +71,7 @@ def reproduce_command(
     with progress("Downloading", len(plan.files), "files") as advance:
         suite, images = fetch_archive(plan, row, advance)
     scorers = [load(scorer, replace(options, resize=resize)) for resize in RESIZES]
-    with score_cache(own_cache(out), no_cache) as cache, progress("Scoring", len(images.images), "images") as advance:
+    with score_cache(out, no_cache) as cache, progress("Scoring", len(images.images), "images") as advance:
         report = run_benchmark([images], suite, scorers, out, cache=cache, on_image=advance)
     say_notes(report, scorers)
     say_shortcomings([images], suite, report)

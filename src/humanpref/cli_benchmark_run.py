@@ -104,12 +104,10 @@ def run_command(
     generators = [own for path in paths for own in collect(path, found_suite, name)]
     scorers = [load(one, options) for one, options in chosen.items()]
     with (
-        score_cache(own_cache(out), no_cache) as cache,
+        score_cache(out, no_cache) as cache,
         progress("Scoring", sum(len(own.images) for own in generators), "images") as advance,
     ):
         report = run_benchmark(generators, found_suite, scorers, out, cache=cache, on_image=advance)
-        if cache.trouble:
-            say(cache.trouble)
     say_notes(report, scorers)
     print(_run_json(report, out) if format == "json" else _run_table(report, out))
     incomplete = [result for result in report.results if not result.complete]
@@ -140,18 +138,13 @@ def _generate(suite: Suite, backends: Sequence[str], folder: Path, seed: int, im
     return folder
 
 
-def own_cache(out: Path) -> Path:
-    """Where the scores of a run alone are kept, with --no-cache."""
-    return (out.parent if out.suffix == ".json" else out) / f".{out.stem}.scores.sqlite"
-
-
 def say_notes(report: RunReport, scorers: Sequence[Scorer]) -> None:
     """Say what scorers do not read."""
+    from humanpref.ranking import cut_notes
+
     for scorer in scorers:
-        if not scorer.spec.reads_prompt:
-            say(f"{scorer.spec.name} does not read the prompt: it judges the pictures alone")
-        if cut := max(r.truncated_prompts for r in report.results if r.scorer.name == scorer.spec.name):
-            say(f"{scorer.spec.name} reads only the beginning of {cut} prompts")
+        cut = max(r.truncated_prompts for r in report.results if r.scorer.name == scorer.spec.name)
+        say(*cut_notes(scorer.spec, cut))
 
 
 def say_shortcomings(generators: Sequence[GeneratorImages], suite: Suite, report: RunReport) -> None:

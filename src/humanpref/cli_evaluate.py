@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -23,6 +24,7 @@ from humanpref.cli_scorers import (
     NoCacheOption,
     WeightsByScorer,
     check_weights,
+    open_cache,
     options_by_scorer,
     split_words,
 )
@@ -83,6 +85,7 @@ def evaluate_command(
     from humanpref.evaluation.generator_metrics import judge_generators
     from humanpref.evaluation.report import write_report
     from humanpref.report.write import check_report
+    from humanpref.scorers.cached import CachedScorer
 
     words, names = split_words(data, model)
     if not (paths := [Path(word) for word in words]):
@@ -104,7 +107,7 @@ def evaluate_command(
     with ExitStack() as stack:
         scorers: Iterator[Scorer] = (load(name, own) for name, own in chosen.items())  # one in memory at a time
         if not no_cache:
-            scorers = _cached(scorers, stack)
+            scorers = map(partial(CachedScorer, cache=stack.enter_context(open_cache())), scorers)
         total = sum(t.images for t in test_sets) * len(names)
         with progress("Scoring", total) as advance:
             scores = score_all(test_sets, scorers, on_image=advance)
@@ -150,18 +153,6 @@ def _roots(image_root: Sequence[Path] | None, count: int) -> Sequence[Path | Non
     if len(image_root) not in {1, count}:
         raise DataError(f"{len(image_root)} --image-root for {count} data sets; give one for all, or one for each")
     return image_root if len(image_root) == count else [image_root[0]] * count
-
-
-def _cached(scorers: Iterator[Scorer], stack: ExitStack) -> Iterator[Scorer]:
-    """Look scores up before they are computed, and keep those that are."""
-    from humanpref.cache import ScoreCache
-    from humanpref.scorers.cached import CachedScorer
-
-    cache = stack.enter_context(ScoreCache())
-    for scorer in scorers:
-        yield CachedScorer(scorer, cache)
-    if cache.trouble:
-        say(cache.trouble)
 
 
 def _inception(

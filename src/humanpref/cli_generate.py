@@ -16,6 +16,7 @@ from humanpref.cli_options import (
     ReportFormatOption,
     RetryFailedOption,
     WorkersOption,
+    prompts_of,
 )
 from humanpref.errors import HumanprefError, UnknownNameError
 from humanpref.terminal import image_progress, say
@@ -82,7 +83,7 @@ def generate_command(
 ) -> None:
     """Make images of prompts with one or many models. Stop it when you like: the same command goes on."""
     from humanpref.engines import Engine
-    from humanpref.generate import generate, make_backend, read_prompts
+    from humanpref.generate import generate, make_backend
     from humanpref.generate.options import parse_spec
     from humanpref.improve import apply_methods, make_methods
 
@@ -98,9 +99,7 @@ def generate_command(
     _check_used(shared, {parse_spec(spec)[0] for spec in backend})
     methods = make_methods(method)
     where = Engine(engine, workers, ray_address, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker)
-    found, again = read_prompts(prompts)
-    if again:
-        say(f"{prompts}: {again} prompts are there again; each is taken once")
+    found = prompts_of(prompts)
     report = generate(
         found,
         [apply_methods(methods, make_backend(spec, shared)) for spec in backend],

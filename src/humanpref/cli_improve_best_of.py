@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ from humanpref.cli_options import (
     RetryFailedOption,
     common_options,
     complete_model,
+    prompts_of,
 )
 from humanpref.cli_scorers import ArchByScorer, NoCacheOption, WeightsByScorer, chosen_scorers, score_cache
 from humanpref.errors import DataError, MissingExtraError
@@ -69,7 +71,7 @@ def best_of_command(
     from humanpref.improve.best_of.curve import best_of_curve, read_pool
     from humanpref.improve.best_of.output import REPORT, best_of_json, best_of_table, write_best_of
     from humanpref.improve.compare.compare import check_scorers
-    from humanpref.improve.compare.images import check_out
+    from humanpref.improve.folder import IMAGES, check_out, held
 
     if (pool is None) == (prompts is None) or (pool is None) != (backend is not None):
         raise DataError("give a file of prompts and --backend, or a folder of images by --pool")
@@ -86,39 +88,42 @@ def best_of_command(
         common_options(resize, precision, device),
     )
     check_scorers(names)
-    check_out(out, REPORT)
-    if pool is not None:
-        found = read_pool(pool, source=source, n=n)
-    else:
+    check_out(out, REPORT, IMAGES)
+    found = None if pool is None else read_pool(pool, source=source, n=n)
+    if found is None:
         assert prompts is not None
         assert backend is not None
-        found = _draw(prompts, backend, method, out / "images", n or 16, seed, retry_failed)
-    scorers = load_all()
-    with score_cache(out / ".scores.sqlite", no_cache) as cache:
-        report = best_of_curve(found, scorers, cache=cache, seed=seed, track=image_progress)
-        if cache.trouble:
-            say(cache.trouble)
-    write_best_of(report, out)
+        draw = _drawing(prompts, backend, method, out / IMAGES, n or 16, seed, retry_failed)
+    with held(out):
+        found = found or draw()
+        scorers = load_all()
+        with score_cache(out, no_cache) as cache:
+            report = best_of_curve(found, scorers, cache=cache, seed=seed, track=image_progress)
+        write_best_of(report, out)
     print(best_of_json(report) if format == "json" else best_of_table(report))
     say(*report.notes, *(f"warning: {warning}" for warning in report.warnings))
     _plot(report, out / "best-of.png")
 
 
-def _draw(prompts: Path, backend: str, method: str | None, folder: Path, n: int, seed: int, retry_failed: bool) -> Pool:
-    """Draw n images of each prompt -> the pool."""
-    from humanpref.generate import generate, make_backend, read_prompts
+def _drawing(
+    prompts: Path, backend: str, method: str | None, folder: Path, n: int, seed: int, retry_failed: bool
+) -> Callable[[], Pool]:
+    """See that n images of each prompt can be drawn -> how to draw them, which gives the pool."""
+    from humanpref.generate import generate, make_backend
     from humanpref.improve import apply_methods, make_methods
     from humanpref.improve.best_of.curve import read_pool
 
-    texts, again = read_prompts(prompts)
-    if again:
-        say(f"{prompts}: {again} prompts are there again; each is taken once")
+    texts = prompts_of(prompts)
     drawing = apply_methods(make_methods(method or "none"), make_backend(backend, {}))
-    generate(
-        texts, [drawing], folder, seed=seed, images_per_prompt=n, retry_failed=retry_failed, on_note=say,
-        track=image_progress,
-    )  # fmt: skip
-    return read_pool(folder, source=drawing.name, n=n, prompts=[prompt.id for prompt in texts])
+
+    def draw() -> Pool:
+        generate(
+            texts, [drawing], folder, seed=seed, images_per_prompt=n, retry_failed=retry_failed, on_note=say,
+            track=image_progress,
+        )  # fmt: skip
+        return read_pool(folder, source=drawing.name, n=n, prompts=[prompt.id for prompt in texts])
+
+    return draw
 
 
 def _plot(report: BestOfReport, path: Path) -> None:

@@ -20,6 +20,7 @@ from humanpref.cli_options import (
     RetryFailedOption,
     WorkersOption,
     common_options,
+    prompts_of,
 )
 from humanpref.cli_scorers import (
     ArchByScorer,
@@ -69,37 +70,36 @@ def compare_command(
     Stop it when you like: the same command goes on.
     """
     from humanpref.engines import Engine
-    from humanpref.generate import make_backend, read_prompts
+    from humanpref.generate import make_backend
     from humanpref.improve.compare.compare import REPORT, check_scorers, judge_images
-    from humanpref.improve.compare.images import BASELINE, check_out, make_method_images, named_methods
+    from humanpref.improve.compare.images import BASELINE, make_method_images, named_methods, prepare_methods
     from humanpref.improve.compare.output import compare_json, compare_table, write_report
+    from humanpref.improve.folder import IMAGES, check_out, held
 
     named = named_methods(method)
     load_all, names = chosen_scorers(more, model, weights, arch, common_options(resize, precision, device))
     check_scorers(names)
     out = out.expanduser()
-    check_out(out, REPORT)
-    found, again = read_prompts(prompts)
-    if again:
-        say(f"{prompts}: {again} prompts are there again; each is taken once")
+    check_out(out, REPORT, IMAGES)
+    found = prompts_of(prompts)
     source = make_backend(backend, {})
     if BASELINE not in method:
         say(f"{BASELINE}, the baseline, is added to the methods")
     where = Engine(engine, workers, ray_address, gpus_per_worker=gpus_per_worker)
-    images = make_method_images(
-        found, source, named, out, seed=seed, images_per_prompt=images_per_prompt, engine=where,
-        retry_failed=retry_failed, track=image_progress, on_note=say,
-    )  # fmt: skip
-    scorers = load_all()  # only now: the models that draw have left the memory
-    with score_cache(out / ".scores.sqlite", no_cache) as cache:
-        report = judge_images(
-            found, images, scorers, out, backend=source.name, cache=cache, seed=seed,
-            images_per_prompt=images_per_prompt, track=image_progress,
+    prepared = prepare_methods(found, source, named, out)
+    with held(out):
+        images = make_method_images(
+            found, prepared, out, seed=seed, images_per_prompt=images_per_prompt, engine=where,
+            retry_failed=retry_failed, track=image_progress, on_note=say,
         )  # fmt: skip
-        if cache.trouble:
-            say(cache.trouble)
-    write_report(report)
-    page = _write_page(report)
+        scorers = load_all()  # only now: the models that draw have left the memory
+        with score_cache(out, no_cache) as cache:
+            report = judge_images(
+                found, images, scorers, out, backend=source.name, cache=cache, seed=seed,
+                images_per_prompt=images_per_prompt, track=image_progress,
+            )  # fmt: skip
+        write_report(report)
+        page = _write_page(report)
     print(compare_json(report) if format == "json" else compare_table(report))
     say(*report.notes, *(f"warning: {warning}" for warning in report.warnings))
     if page is not None:

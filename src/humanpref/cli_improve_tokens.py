@@ -23,6 +23,7 @@ from humanpref.cli_options import (
     common_options,
     complete_model,
     only_for,
+    prompts_of,
 )
 from humanpref.cli_scorers import ArchByScorer, NoCacheOption, WeightsByScorer, chosen_scorers, score_cache
 from humanpref.errors import ScoreError
@@ -72,8 +73,10 @@ def tokens_command(
 ) -> None:
     """Search the tokens that raise a scorer, on a budget of images. Stop it when you like: the same command goes on."""
     from humanpref.engines import Engine
-    from humanpref.generate import make_backend, read_prompts
+    from humanpref.generate import make_backend
+    from humanpref.improve.folder import check_out
     from humanpref.improve.tokens import output
+    from humanpref.improve.tokens.folder import PLAN
     from humanpref.improve.tokens.search import search_tokens
 
     names = [model, *([] if check_model is None else [check_model])]
@@ -82,13 +85,12 @@ def tokens_command(
     out = out.expanduser().resolve()
     load_all, _ = chosen_scorers(None, names, weights, arch, common_options(resize, precision, device))
     where = Engine(engine, workers, ray_address, gpus_per_worker=gpus_per_worker)
-    found, again = read_prompts(prompts)
-    if again:
-        say(f"{prompts}: {again} prompts are there again; each is taken once")
+    check_out(out, PLAN)
+    found = prompts_of(prompts)
     maker = make_backend(backend)
     tokens = _vocabulary(vocabulary, place, maker)
     scorers = load_all()
-    with score_cache(out.with_name(f".{out.name}.scores.sqlite"), no_cache) as cache:
+    with score_cache(out, no_cache) as cache:
         report = search_tokens(
             found,
             maker,
@@ -106,8 +108,6 @@ def tokens_command(
             track=image_progress,
             on_note=say,
         )
-        if cache.trouble:
-            say(cache.trouble)
     print(output.search_json(report) if format == "json" else output.search_table(report))
     say(*output.warnings(report))
     if plot is not None:

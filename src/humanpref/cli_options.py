@@ -10,9 +10,11 @@ import typer
 
 from humanpref.errors import DataError
 from humanpref.scorers import SPECS, Decode, LoadOptions, Precision, get_spec
+from humanpref.terminal import say
 
 if TYPE_CHECKING:
     from humanpref.preprocess import Resize
+    from humanpref.prompts.records import Prompt
     from humanpref.scorers import Scorer
 
 
@@ -88,3 +90,13 @@ def load(model: str, options: LoadOptions) -> Scorer:
         print(f"Loading {model} ...", file=sys.stderr)
     one_core_a_thread([(get_spec(model), options.device)])
     return load_scorer(model, **vars(options))
+
+
+def prompts_of(path: Path) -> tuple[Prompt, ...]:
+    """Read the prompts of a run, and say how many are in the file again."""
+    from humanpref.generate.inputs import read_prompts
+
+    found, again = read_prompts(path)
+    if again:
+        say(f"{path}: {again} prompts are there again; each is taken once")
+    return found

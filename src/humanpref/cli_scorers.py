@@ -13,6 +13,7 @@ import typer
 from humanpref.cli_options import complete_model, load
 from humanpref.errors import ScoreError, UnknownNameError
 from humanpref.scorers import DEFAULT_SCORER, SPECS, LoadOptions, check_options, get_spec
+from humanpref.terminal import say
 
 if TYPE_CHECKING:
     from humanpref.cache import ScoreCache
@@ -122,16 +123,27 @@ def chosen_scorers(
 
 
 @contextmanager
-def score_cache(own: Path, no_cache: bool) -> Iterator[ScoreCache]:
-    """The cache of scores; with --no-cache that of the run alone, at `own`: gone when it is done, kept if stopped."""
+def open_cache(path: Path | None = None) -> Iterator[ScoreCache]:
+    """The cache of scores, or another file of them; says at the end if scores could not be kept."""
     from humanpref.cache import ScoreCache
 
+    with ScoreCache(path) as cache:
+        yield cache
+    if cache.trouble:
+        say(cache.trouble)
+
+
+@contextmanager
+def score_cache(out: Path, no_cache: bool) -> Iterator[ScoreCache]:
+    """The cache of scores; with --no-cache that of a run alone, in its folder (or beside its one .json file): gone
+    when the run is done, kept if it is stopped."""
     if not no_cache:
-        with ScoreCache() as cache:
+        with open_cache() as cache:
             yield cache
         return
+    own = out.with_name(f".{out.stem}.scores.sqlite") if out.suffix == ".json" else out / ".scores.sqlite"
     own.parent.mkdir(parents=True, exist_ok=True)
-    with ScoreCache(own) as cache:
+    with open_cache(own) as cache:
         yield cache
     for suffix in ("", "-wal", "-shm"):
         own.with_name(own.name + suffix).unlink(missing_ok=True)

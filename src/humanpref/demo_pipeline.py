@@ -8,14 +8,13 @@ real pages of a real server; otherwise they are asked directly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from humanpref.errors import DataError
 from humanpref.evaluation.evaluate import evaluate_scorers
 from humanpref.files import whole
 from humanpref.generate import generate, make_backend, read_groups, read_prompts
+from humanpref.progress import Track, no_track
 from humanpref.prompts.clean import clean_file
 from humanpref.prompts.files import write_prompts
 from humanpref.prompts.records import Prompt
@@ -53,8 +53,6 @@ BOOSTERS = (
 )
 """What people append to prompts, and cleaning takes away."""
 
-Track: TypeAlias = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
-
 
 @dataclass(frozen=True)
 class DemoImage:
@@ -83,7 +81,7 @@ def run_pipeline(
     sources: Sequence[str] = SOURCES,
     prompts: int = 6,
     seed: int = 0,
-    track: Track = lambda _, __: nullcontext(lambda: None),
+    track: Track = no_track,
 ) -> tuple[tuple[DemoPrompt, ...], EvalReport, str | None]:
     """Go the whole way in the folder `out` -> every prompt with its pictures, how the scorer agrees with people, and
     the token of a link to rank the pictures oneself (None without the `annotate` extra).
@@ -145,7 +143,7 @@ def write_benchmark(out: Path, scorer: Scorer) -> Path | None:
 
 
 def improve_images(
-    out: Path, scorer: Scorer, *, seed: int = 0, track: Track = lambda _, __: nullcontext(lambda: None)
+    out: Path, scorer: Scorer, *, seed: int = 0, track: Track = no_track
 ) -> tuple[CompareReport, Path | None]:
     """Let a scorer choose among four images of each prompt, judged by it and by the known truth, as `humanpref improve
     compare` does, in improve/ below `out` -> the comparison, and its page (None without the `report` extra)."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,8 +10,8 @@ from humanpref import metrics
 from humanpref.errors import ImageError, ScoreError
 from humanpref.images import ImageSource, describe
 from humanpref.records import Comparison, FailedImage, ScoredImage, ScoreReport
-from humanpref.scorers import DEFAULT_SCORER, Scorer, load_scorer
-from humanpref.scorers.base import as_images
+from humanpref.scorers import DEFAULT_SCORER, Scorer, ScorerSpec, load_scorer
+from humanpref.scorers.base import as_images, usable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,10 +44,8 @@ def score(
         name = describe(image)
         if isinstance(outcome, ImageError):
             failures.append(FailedImage(name, str(outcome)))
-        elif not math.isfinite(outcome):
-            raise ScoreError(f"{name}: {scorer.spec.name} returned {outcome}; its weights may be damaged")
         else:
-            good.append((name, outcome))
+            good.append((name, usable(outcome, name, scorer.spec)))
         if on_image is not None:
             on_image()
     scores = [value for _, value in good]
@@ -114,10 +111,26 @@ def prompt_notes(scorer: Scorer, prompt: str) -> tuple[str, ...]:
     """Say what a person should know of a prompt's scores: not read, empty, or cut."""
     notes = []
     if not scorer.spec.reads_prompt:
-        notes.append(f"{scorer.spec.name} does not read the prompt: it judges the pictures alone")
+        notes.append(unread_note(scorer.spec.name))
     elif not prompt.strip():
         notes.append("the prompt is empty: the scores say only how the pictures fit no words at all")
     if scorer.truncated(prompt):
         n = scorer.spec.tokens
         notes.append(f"the prompt is longer than {n} tokens: only its first {n} were read")
     return tuple(notes)
+
+
+def unread_note(scorer: str) -> str:
+    """Say that a scorer does not read the prompt."""
+    return f"{scorer} does not read the prompt: it judges the pictures alone"
+
+
+def cut_notes(scorer: ScorerSpec, cut: int) -> list[str]:
+    """Say whether a scorer reads prompts, of which `cut` are longer than it reads."""
+    notes = [] if scorer.reads_prompt else [unread_note(scorer.name)]
+    return [*notes, f"{scorer.name} reads only the beginning of {cut} prompts"] if cut else notes
+
+
+def scorer_notes(scorers: Iterable[Scorer], prompts: Sequence[str]) -> list[str]:
+    """Say which scorers do not read the prompts, or not all of them to the end."""
+    return [note for scorer in scorers for note in cut_notes(scorer.spec, sum(map(scorer.truncated, prompts)))]

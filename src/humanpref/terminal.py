@@ -38,7 +38,7 @@ def progress(title: str, total: int | None, unit: str | None = None) -> Iterator
         yield lambda: bar.advance(task)
 
 
-def image_progress(title: str, total: int) -> AbstractContextManager[Callable[[], None]]:
+def image_progress(title: str, total: int | None) -> AbstractContextManager[Callable[[], None]]:
     """`progress` of images, with how many are done in a second."""
     return progress(title, total, unit="images")
 

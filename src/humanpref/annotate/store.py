@@ -23,6 +23,7 @@ from humanpref.annotate import answering, handing
 from humanpref.annotate.answering import when
 from humanpref.annotate.asking import MostTelling
 from humanpref.annotate.database import Database
+from humanpref.annotate.project_rows import image_problem, put_groups
 from humanpref.annotate.records import (
     AnnotateError,
     Annotator,
@@ -112,7 +113,7 @@ class Store:
             if connection.execute(sa.select(sa.func.count()).select_from(project)).scalar_one():
                 raise DataError(f"{database}: holds a project already; choose another --db")
             connection.execute(project.insert().values(row))
-            _put_groups(connection, found, image_root, config.seed)
+            put_groups(connection, found, image_root, config.seed)
         database.dispose()
         return cls(url), token
 
@@ -262,7 +263,7 @@ class Store:
         if row is None:
             raise AnnotateError("unknown", "there is no such image")
         path: Path = self.image_root / row["path"]
-        problem = _image_problem(path, self.image_root, row)
+        problem = image_problem(path, self.image_root, row)
         if problem is None:
             return path
         self.database.attempt(lambda c: handing.withdraw(c, row["group_id"], f"{row['path']} {problem[1]}"))
@@ -334,52 +335,3 @@ def _must_change(connection: sa.Connection, number: int, values: dict[str, Any])
 
 def _hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()  # tokens are random and long: no salt or stretching is needed
-
-
-def _image_problem(path: Path, root: Path, row: sa.RowMapping) -> tuple[str, str] | None:
-    try:
-        if not path.resolve().is_relative_to(root):
-            return "image_changed", "leads out of the image folder"
-        now = path.stat()
-        if (now.st_size, now.st_mtime_ns) == (row["size"], row["modified_ns"]):
-            return None
-        if hashlib.sha256(path.read_bytes()).hexdigest() == row["sha256"]:
-            return None
-    except OSError:
-        return "image_gone", "cannot be read"
-    return "image_changed", "is another picture than it was"
-
-
-def _put_groups(connection: sa.Connection, found: Sequence[ProjectGroup], root: Path, seed: int) -> None:
-    connection.execute(groups.insert(), [_group_row(group, seed) for group in found])
-    numbers = {key: number for number, key in connection.execute(sa.select(groups.c.id, groups.c.key))}
-    rows = []
-    for group in found:
-        for position, image in enumerate(group.images):
-            state = (root / image.path).stat()
-            rows.append(
-                {
-                    "group_id": numbers[group.key],
-                    "position": position,
-                    "path": image.path,
-                    "sha256": image.sha256,
-                    "size": state.st_size,
-                    "modified_ns": state.st_mtime_ns,
-                    "source": image.source,
-                }
-            )
-    connection.execute(images.insert(), rows)
-
-
-def _group_row(group: ProjectGroup, seed: int) -> dict[str, Any]:
-    digest = hashlib.sha256(f"{seed}\0{group.key}".encode()).digest()
-    return {
-        "key": group.key,
-        "role": group.role,
-        "prompt": group.prompt,
-        "prompt_source": group.prompt_source,
-        "style": group.style,
-        "gold_ranks": None if group.gold_ranks is None else json.dumps(group.gold_ranks),
-        "place": int.from_bytes(digest[:6], "big") / 2**48,
-        "taken": 0,
-    }

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from humanpref.benchmark.suites import Suite
-from humanpref.data.folder import ImageFolder
 from humanpref.errors import DataError
-from humanpref.generate.manifest import read_manifest
+from humanpref.generate.manifest import MANIFEST, read_images
 from humanpref.images import SUFFIXES
 
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-MANIFEST = "manifest.jsonl"
 
 
 @dataclass(frozen=True)
@@ -118,25 +116,24 @@ def _put(found: dict[int, Path], place: int, file: Path) -> None:
 def _from_manifest(folder: Path, suite: Suite) -> list[GeneratorImages]:
     by_id = {prompt.id: place for place, prompt in enumerate(suite.prompts)}
     by_text = {prompt.text: place for place, prompt in enumerate(suite.prompts)}
-    root = ImageFolder(folder)
     found: dict[str, list[PromptImage]] = {}
-    for row in read_manifest(folder / MANIFEST):
-        place = by_id.get(row["prompt_id"])
-        if place is None or suite.prompts[place].text != row["prompt"]:
-            if place is not None and row["prompt"] not in by_text:
+    for made in read_images(folder):
+        place = by_id.get(made.prompt_id)
+        if place is None or suite.prompts[place].text != made.prompt:
+            if place is not None and made.prompt not in by_text:
                 raise DataError(
-                    f"{folder}: prompt {row['prompt_id']!r} has changed since the run: it was {row['prompt'][:60]!r}, "
+                    f"{folder}: prompt {made.prompt_id!r} has changed since the run: it was {made.prompt[:60]!r}, "
                     f"in the suite {suite.name} it is {suite.prompts[place].text[:60]!r}; generate it again"
                 )
-            place = by_text.get(row["prompt"])
+            place = by_text.get(made.prompt)
         if place is None:
             raise DataError(
-                f"{folder}: {row['prompt'][:60]!r} is not in the suite {suite.name}; name the suite the run was made "
+                f"{folder}: {made.prompt[:60]!r} is not in the suite {suite.name}; name the suite the run was made "
                 "from, or generate the suite's prompts"
             )
-        own = found.setdefault(row["model"], [])
-        if row["status"] == "done" and (path := root.ref(row["path"]).path).is_file():  # else it is missing
-            own.append(PromptImage(place, int(row["number"]), path))
+        own = found.setdefault(made.model, [])
+        if made.path is not None and made.path.is_file():  # else it is missing
+            own.append(PromptImage(place, made.number, made.path))
     if not found:
         raise DataError(f"{folder}: the run has made no image yet")
     return [_complete(model, images, suite) for model, images in found.items()]

@@ -24,6 +24,7 @@ from humanpref.benchmark.statistics import (
 )
 from humanpref.errors import DataError
 from humanpref.metrics import Array
+from humanpref.ranking import unread_note
 from humanpref.scorers import SPECS
 
 PUBLISHED_PROMPTS = 800
@@ -185,7 +186,7 @@ def _notes(own: Sequence[Result], known: Sequence[PublishedRow], common: int) ->
     if len(formats := sorted({result.scorer.precision for result in own})) > 1:
         notes.append(f"rows were computed in different precisions: {', '.join(formats)}")
     if spec is not None and not spec.reads_prompt:
-        notes.append(f"{scorer.name} does not read the prompt: it judges the pictures alone")
+        notes.append(unread_note(scorer.name))
     if incomplete := [result for result in own if not result.complete]:
         notes.append(
             f"incomplete: {', '.join(f'{r.generator} ({r.shortcomings})' for r in incomplete)}; places are by the "

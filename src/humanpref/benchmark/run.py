@@ -11,7 +11,7 @@ from humanpref.benchmark.collect import GeneratorImages
 from humanpref.benchmark.results import ImageScore, Result, ScorerInfo, SuiteInfo, Unreadable, write_result
 from humanpref.benchmark.suites import Suite
 from humanpref.cache import ScoreCache
-from humanpref.errors import DataError, ImageError, ScoreError
+from humanpref.errors import DataError, ImageError
 from humanpref.generate.contract import file_name
 from humanpref.scorers import Scorer
 from humanpref.scorers.together import Judged, Together
@@ -98,12 +98,8 @@ def _result(
         if isinstance(outcome, ImageError):
             unreadable.append(Unreadable(prompt.style, prompt.index, image.path, str(outcome)))
             continue
-        if not -1e30 < outcome < 1e30:
-            raise ScoreError(f"{image.path}: {info.name} gave {outcome}, which is no usable score")
         sha256 = judged.sha256 or ""
-        images.append(
-            ImageScore(prompt.style, prompt.index, image.number, prompt.text, image.path, sha256, float(outcome))
-        )
+        images.append(ImageScore(prompt.style, prompt.index, image.number, prompt.text, image.path, sha256, outcome))
     seen = {image.prompt for image in own.images}
     return Result(
         generator=own.generator,

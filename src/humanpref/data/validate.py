@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import combinations, groupby, islice
 from pathlib import Path
@@ -14,9 +13,9 @@ from typing import Any
 from humanpref.data.formats import DataFile, open_data
 from humanpref.errors import DataError, ImageError
 from humanpref.images import open_image
+from humanpref.progress import Track, no_track
 from humanpref.records import Ranking
 
-Track = Callable[[str, "int | None"], AbstractContextManager[Callable[[], None]]]
 """Shows progress: title and number of steps -> a context that gives a function to call at each step."""
 
 KINDS = {
@@ -72,12 +71,6 @@ class _Findings:
         )
 
 
-@contextmanager
-def no_progress(title: str, total: int | None) -> Iterator[Callable[[], None]]:  # noqa: ARG001
-    """Track nothing."""
-    yield lambda: None
-
-
 def validate_data(
     data: str | Path,
     image_root: str | Path | None = None,
@@ -85,7 +78,7 @@ def validate_data(
     against: str | Path | None = None,
     against_image_root: str | Path | None = None,
     allow_missing: bool = False,
-    track: Track = no_progress,
+    track: Track = no_track,
 ) -> Validation:
     """Check that ranks are rankings, nothing is there twice, and every image opens; compare with other data.
 

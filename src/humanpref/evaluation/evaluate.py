@@ -28,6 +28,7 @@ from humanpref.records import (
     ScorerResult,
 )
 from humanpref.scorers import Scorer, ScorerSpec
+from humanpref.scorers.base import usable
 
 TieThreshold: TypeAlias = "float | Literal['best']"
 
@@ -153,9 +154,7 @@ def _score(test_set: TestSet, scorer: Scorer, on_image: Callable[[], None] | Non
     for image, outcome in zip(images, scorer.score_each(images, prompts), strict=True):
         if isinstance(outcome, ImageError):
             raise DataError(f"an image of the data cannot be scored: {outcome}")
-        if not math.isfinite(outcome):
-            raise ScoreError(f"{image}: {scorer.spec.name} returned {outcome}; its weights may be damaged")
-        scores.append(outcome)
+        scores.append(usable(outcome, image, scorer.spec))
         if on_image is not None:
             on_image()
     ends = np.cumsum([len(ranking.images) for ranking in consensus])[:-1]

@@ -7,9 +7,7 @@ order, or the device. Only safetensors are read, and no code of a model's is run
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import inspect
-import json
 import math
 import re
 import time
@@ -21,6 +19,16 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from humanpref.errors import MissingExtraError
 from humanpref.generate.contract import GenerateError, Outcome, Request, Settings
 from humanpref.generate.options import parse_size
+from humanpref.generate.pipeline_files import (
+    be_quiet,
+    check_parts,
+    find_pipeline,
+    hash_lora,
+    import_diffusers,
+    is_folder,
+    one_line,
+    pipeline_revision,
+)
 from humanpref.prompts.records import Prompt
 from humanpref.shapes import PIPELINE
 
@@ -29,9 +37,6 @@ NOT_OF_THE_IMAGE = frozenset({"batch_size", "device", "device_map", "name", "rev
 
 EMBEDDED: Mapping[str, tuple[Path, Mapping[str, Any]]] = {"shapes": (PIPELINE, {"steps": 25, "guidance": 2.0})}
 """Models that come with the package, by name, and how to use them best. (A folder of that name is `./shapes`.)"""
-
-LIBRARIES = ("diffusers", "transformers")
-"""Where the parts of a pipeline may come from, besides diffusers' own pipelines: never from files of the model."""
 
 
 class PipelineChange(Protocol):
@@ -109,7 +114,7 @@ class DiffusersBackend:
     made_with: str = ""
 
     def __post_init__(self) -> None:
-        _diffusers()
+        import_diffusers()
         if self.config.batch_size < 1:
             raise GenerateError(f"diffusers:{self.model}: batch_size must be at least 1, got {self.config.batch_size}")
         parse_size(self.config.size)
@@ -119,14 +124,16 @@ class DiffusersBackend:
             self.model = str(folder)
             chosen = {key: value for key, value in best.items() if getattr(self.config, key) is None}
             self.config = dataclasses.replace(self.config, **chosen)
-        elif _is_folder(self.model):
+        elif is_folder(self.model):
             self.model = str(Path(self.model).expanduser().resolve())
             shown = Path(self.model).name
         self.name = self.config.name or Path(shown).name or "model"
-        self.revision = _revision(_find(self.model, self.config), self.model)
+        self.revision = pipeline_revision(
+            find_pipeline(self.model, self.config.revision, self.config.variant), self.model
+        )
         wanted = {key: value for key, value in asdict(self.config).items() if key not in NOT_OF_THE_IMAGE}
         if self.config.lora is not None:
-            wanted["lora_sha256"] = _hash_lora(self.config.lora)
+            wanted["lora_sha256"] = hash_lora(self.config.lora)
         self.settings = {
             "backend": "diffusers",
             "model": shown,
@@ -162,7 +169,7 @@ class DiffusersBackend:
             except GenerateError:
                 raise
             except Exception as error:  # whatever a pipeline makes of an odd prompt
-                failure, no_memory = _line(error), is_out_of_memory(error)
+                failure, no_memory = one_line(error), is_out_of_memory(error)
             seconds = (time.perf_counter() - began) / len(batch)
             if no_memory:  # after the `except`, whose traceback holds on to the memory
                 notes = (*notes, self._halve())
@@ -277,15 +284,15 @@ class DiffusersBackend:
     def _load(self) -> Any:
         import torch
 
-        diffusers = _diffusers()
+        diffusers = import_diffusers()
         device = self.config.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         wanted = self.config.dtype if self.config.dtype != "auto" else "float32" if device == "cpu" else "float16"
-        folder = _find(self.model, self.config)
-        if (now := _revision(folder, self.model)) != self.revision:
+        folder = find_pipeline(self.model, self.config.revision, self.config.variant)
+        if (now := pipeline_revision(folder, self.model)) != self.revision:
             raise GenerateError(f"{self.name}: {folder} is revision {now}, the run began with {self.revision}")
-        _check_parts(folder, diffusers)
+        check_parts(folder, diffusers)
         dtype_name = "dtype" if tuple(map(int, diffusers.__version__.split(".")[:2])) >= (0, 42) else "torch_dtype"
         options: dict[str, Any] = {
             dtype_name: getattr(torch, wanted),
@@ -296,7 +303,7 @@ class DiffusersBackend:
             options["variant"] = self.config.variant
         if self.config.device_map is not None:
             options["device_map"] = self.config.device_map
-        _be_quiet(diffusers)
+        be_quiet(diffusers)
         try:
             pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, **options)
             if self.config.device_map is None:
@@ -306,7 +313,7 @@ class DiffusersBackend:
                 raise GenerateError(
                     f"{self.name}: out of memory while loading on {device}; try --dtype float16"
                 ) from None
-            raise GenerateError(f"{self.name}: {folder} cannot be loaded ({_line(error)})") from None
+            raise GenerateError(f"{self.name}: {folder} cannot be loaded ({one_line(error)})") from None
         pipeline.set_progress_bar_config(disable=True)
         self._schedule(diffusers, pipeline)
         self._adapt(pipeline)
@@ -337,7 +344,7 @@ class DiffusersBackend:
         except Exception as error:
             if "peft" in str(error).lower():
                 raise MissingExtraError('a LoRA needs peft: pip install "humanpref[generate]"') from None
-            raise GenerateError(f"{lora}: cannot be applied to {self.name} ({_line(error)})") from None
+            raise GenerateError(f"{lora}: cannot be applied to {self.name} ({one_line(error)})") from None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -349,93 +356,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _diffusers() -> Any:
-    try:
-        import diffusers
-        import transformers  # noqa: F401 - the text encoders
-    except ImportError as error:
-        raise MissingExtraError(f'diffusers backends need {error.name}: pip install "humanpref[generate]"') from None
-    return diffusers
-
-
-def _is_folder(model: str) -> bool:
-    return Path(model).expanduser().is_dir()
-
-
-def _find(model: str, config: DiffusersConfig) -> Path:
-    """Return the folder of a model, fetched from the Hub where it is not one."""
-    diffusers = _diffusers()
-    if (folder := Path(model)).is_dir():
-        if not (folder / "model_index.json").is_file():
-            raise GenerateError(f"{folder}: is not a pipeline of diffusers (no model_index.json in it)")
-        return folder
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
-        raise GenerateError(f"diffusers:{model}: no such folder, and no model of the Hub (OWNER/NAME)")
-    _be_quiet(diffusers)
-    try:
-        found = diffusers.DiffusionPipeline.download(
-            model, revision=config.revision, variant=config.variant, use_safetensors=True
-        )
-    except Exception as error:  # the network's, the Hub's, the model's
-        raise GenerateError(
-            f"diffusers:{model}: cannot be had from the Hub ({_line(error)}); check the name, the network, and "
-            "HF_TOKEN for a gated model, or give a folder"
-        ) from None
-    return Path(found)
-
-
-def _revision(folder: Path, model: str) -> str:
-    """Return the commit of a model of the Hub; of a folder, a fingerprint: texts in full, weights by size and ends."""
-    if not _is_folder(model):
-        return folder.name
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(1 << 20))
-            if size > 1 << 20:
-                file.seek(-(1 << 20), 2)
-                digest.update(file.read())
-    return f"files-{digest.hexdigest()[:16]}"
-
-
-def _check_parts(folder: Path, diffusers: Any) -> None:
-    """Refuse a pipeline that names code of its own, whatever this version of diffusers would do with it."""
-    try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-        parts = {name: part for name, part in index.items() if not name.startswith("_") and isinstance(part, list)}
-        kind = index["_class_name"]
-    except (OSError, ValueError, KeyError, AttributeError):
-        raise GenerateError(f"{folder}: its model_index.json cannot be read") from None
-    for name, (library, *_) in {"pipeline": ("diffusers",) if isinstance(kind, str) else ("code",), **parts}.items():
-        if library is not None and library not in LIBRARIES and not hasattr(diffusers.pipelines, str(library)):
-            raise GenerateError(f"{folder}: its {name} comes with code of its own ({library}), which is not run")
-
-
-def _hash_lora(path: Path) -> str:
-    if path.suffix != ".safetensors":
-        raise GenerateError(f"{path}: a LoRA is read from a .safetensors file only")
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise GenerateError(f"{path}: the LoRA cannot be read ({error.strerror or error})") from None
-
-
-def _be_quiet(diffusers: Any) -> None:
-    import transformers
-
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
-
-
 def _device_name(device: str) -> str:
     import torch
 
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

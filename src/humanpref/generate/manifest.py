@@ -9,16 +9,40 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from humanpref.data.folder import ImageFolder
 from humanpref.data.layout import Row
 from humanpref.errors import DataError
+
+MANIFEST = "manifest.jsonl"
 
 Key: TypeAlias = "tuple[str, str, int]"
 """Model, prompt id, number of the image."""
 
 FIELDS = ("prompt", "prompt_id", "number", "model", "status")
+
+
+@dataclass(frozen=True)
+class MadeImage:
+    """What a model made of a prompt, from a row of a manifest. `status` is done, refused or failed.
+
+    `path` is where it is where it is done, inside the folder, else None; `sha256` is of the file as it was written;
+    `reason` says why it is not done; `seconds` is what it took; of a `truncated` prompt only the beginning was read.
+    """
+
+    model: str
+    prompt: str
+    prompt_id: str
+    number: int
+    status: str
+    path: Path | None = None
+    sha256: str | None = None
+    reason: str | None = None
+    seconds: float = 0.0
+    truncated: bool = False
 
 
 def key_of(row: Row) -> Key:
@@ -85,6 +109,33 @@ def read_manifest(path: Path) -> Iterator[dict[str, Any]]:
             if not isinstance(row, dict) or not all(name in row for name in FIELDS):
                 raise DataError(f"{path}: line {number}: is not a row of a manifest")
             yield row
+
+
+def read_images(folder: Path, model: str | None = None) -> Iterator[MadeImage]:
+    """Yield what the run in a folder made, or one model of it; nothing where there is no manifest.
+
+    Raises `DataError` for a damaged manifest, and for a row whose image is not named, or leads out of the folder.
+    """
+    inside = ImageFolder(folder)
+    for row in read_manifest(folder / MANIFEST):
+        if model is not None and row["model"] != model:
+            continue
+        try:
+            yield MadeImage(
+                row["model"],
+                row["prompt"],
+                row["prompt_id"],
+                int(row["number"]),
+                row["status"],
+                inside.ref(row.get("path")).path if row["status"] == "done" else None,
+                row.get("sha256"),
+                row.get("reason"),
+                float(row.get("seconds", 0.0)),
+                bool(row.get("truncated")),
+            )
+        except (DataError, TypeError, ValueError) as error:
+            where = f"{folder / MANIFEST}: image {row['number']} of prompt {row['prompt_id']!r}"
+            raise DataError(f"{where}: {error}; remove the line, and the image is made again") from None
 
 
 def _repair(path: Path) -> bool:

@@ -7,13 +7,12 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
 
 from humanpref.engines import Engine, run_map
 from humanpref.errors import DataError
@@ -32,9 +31,8 @@ from humanpref.generate.groups import write_groups
 from humanpref.generate.manifest import Key
 from humanpref.generate.store import RunFolder
 from humanpref.images import open_image
+from humanpref.progress import Track, no_note, no_track
 from humanpref.prompts.records import Prompt
-
-Track: TypeAlias = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 
 FAILURES_IN_A_ROW = 25
 """After so many failed images, one after the other, the run stops: the fault is not the prompts'."""
@@ -83,8 +81,8 @@ def generate(
     images_per_prompt: int = 1,
     engine: Engine | None = None,
     retry_failed: bool = False,
-    track: Track = lambda _, __: nullcontext(lambda: None),
-    on_note: Callable[[str], None] = lambda _: None,
+    track: Track = no_track,
+    on_note: Callable[[str], None] = no_note,
 ) -> GenerateReport:
     """Make `images_per_prompt` images of each prompt with each backend, in `out`: images, manifest and groups.
 

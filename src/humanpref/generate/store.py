@@ -12,9 +12,9 @@ from humanpref.data.folder import ImageFolder
 from humanpref.errors import DataError
 from humanpref.files import HeldError, hold, remove_parts, sync, whole
 from humanpref.generate.contract import Backend, GenerateError, file_name, settings_hash
-from humanpref.generate.manifest import Key, Manifest, key_of, read_manifest
+from humanpref.generate.manifest import MANIFEST, Key, Manifest, key_of, read_manifest
 
-RUN, LOCK, MANIFEST, GROUPS = "run.json", ".lock", "manifest.jsonl", "groups.jsonl"
+RUN, LOCK = "run.json", ".lock"
 
 
 class RunFolder:

@@ -46,7 +46,8 @@ class Chunk:
         given = value.pop("meta", None)
         if given:
             meta = {**meta, **(json.loads(given) if isinstance(given, str) else given)}
-        source = value.pop("source", None) or self.source.name
+        given_sources = value.pop("source", None), value.pop("prompt_source", None)
+        source = given_sources[0] or given_sources[1] or self.source.name
         name, style, original = value.pop("id", None), value.pop("style", None), value.pop("original", None)
         meta |= {
             key: item
@@ -55,7 +56,7 @@ class Chunk:
         }
         # named by its text, so that it stays who it is when others come or go
         label = str(name) if name is not None else sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]
-        return Prompt(text, label, str(source), style or self.source.style, original, meta)
+        return Prompt(text, label, str(source), str(style) if style else self.source.style, original, meta)
 
 
 @dataclass(frozen=True)

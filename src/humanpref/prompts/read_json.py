@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from humanpref.data.rows import read_rows
 from humanpref.errors import DataError
 from humanpref.prompts.chunks import BOM, CHUNK, Chunk, Source, unknown
 
+KINDS: Mapping[str, tuple[type, ...]] = {"meta": (dict,), "original": (str,)}
 _STYLES = frozenset({"anime", "concept-art", "paintings", "photo"})
 
 
@@ -60,13 +61,16 @@ def _keys(path: Path) -> list[str]:
 
 
 def _pieces(source: Source, rows: Iterator[tuple[int, Any]]) -> Iterator[Chunk]:
-    names = ("source", "id", "style", "original", "meta")
+    names = ("source", "prompt_source", "id", "style", "original", "meta")
     while batch := list(islice(rows, CHUNK)):
         texts, numbers, more = [], [], []
         for number, row in batch:
-            if not isinstance(row, dict) or source.prompt_column not in row:
+            key = None
+            if isinstance(row, dict):
+                key = source.prompt_column if source.prompt_column in row else _prompt_key(row)
+            if key is None:
                 raise DataError(f"{source.path}: {source.row_word} {number}: has no {source.prompt_column!r}")
-            text = row[source.prompt_column]
+            text = row[key]
             if text is not None and not isinstance(text, str):
                 raise DataError(f"{source.path}: {source.row_word} {number}: a prompt must be text, got {text!r:.40}")
             texts.append(text)
@@ -74,10 +78,10 @@ def _pieces(source: Source, rows: Iterator[tuple[int, Any]]) -> Iterator[Chunk]:
             more.append(row)
         columns = {name: [row.get(name) for row in more] for name in names if any(name in row for row in more)}
         for name, column in columns.items():
-            kind = dict if name == "meta" else str
+            kind = KINDS.get(name, (str, int))  # an id may be a number
             for number, value in zip(numbers, column, strict=True):
-                if value is not None and not isinstance(value, kind):
-                    raise DataError(f"{source.path}: {source.row_word} {number}: {name} is not {kind.__name__}")
+                if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+                    raise DataError(f"{source.path}: {source.row_word} {number}: {name} is not {kind[0].__name__}")
         yield Chunk(source, texts, numbers, columns)
 
 
@@ -86,8 +90,7 @@ def _read_jsonl(source: Source) -> Iterator[Chunk]:
 
 
 def _read_objects(source: Source) -> Iterator[Chunk]:
-    return _pieces(source, ((n, {"prompt": row[source.prompt_column]} if isinstance(row, dict) else row)
-                            for n, row in read_rows(source.path, "json")))  # fmt: skip
+    return _pieces(source, iter(read_rows(source.path, "json")))
 
 
 def _read_strings(source: Source) -> Iterator[Chunk]:

@@ -10,7 +10,18 @@ from humanpref.data.rows import parquet_columns
 from humanpref.errors import DataError
 from humanpref.prompts.chunks import CHUNK, Chunk, Source, unknown
 
-_EXTRA = ("id", "source", "style", "original", "meta", "image_name", "seed", "image_nsfw", "prompt_nsfw")
+_EXTRA = (
+    "id",
+    "source",
+    "prompt_source",
+    "style",
+    "original",
+    "meta",
+    "image_name",
+    "seed",
+    "image_nsfw",
+    "prompt_nsfw",
+)
 
 
 def parquet(path: Path) -> Source:

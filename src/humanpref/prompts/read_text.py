@@ -21,12 +21,12 @@ def text(path: Path) -> Source:
     """Recognise a table by its header; everything else is one prompt a line."""
     with path.open("rb") as file:
         head = file.read(1 << 16)
+    if b"\0" in head:
+        raise unknown(path, "binary data")
     try:
         lines = head.decode("utf-8-sig", errors="strict" if len(head) < 1 << 16 else "ignore").splitlines()
     except UnicodeDecodeError:
         raise DataError(f"{path}: is not in UTF-8; save it as UTF-8") from None
-    if b"\0" in head:
-        raise unknown(path, "binary data")
     for between in ("\t", ","):
         header = [cell.strip().strip('"') for cell in lines[0].split(between)]
         low = tuple(cell.lower() for cell in header)
@@ -51,7 +51,7 @@ def _is_table(lines: list[str], header: list[str], between: str) -> bool:
 def _read_lines(source: Source) -> Iterator[Chunk]:
     try:
         with source.path.open(encoding="utf-8-sig", newline="\n") as file:  # only \n and \r\n end a line
-            numbered = ((n, line.rstrip("\r\n")) for n, line in enumerate(file, start=1))
+            numbered = ((n, line.strip()) for n, line in enumerate(file, start=1))
             while batch := list(islice(numbered, CHUNK)):
                 yield Chunk(source, [line for _, line in batch], [n for n, _ in batch], {})
     except UnicodeDecodeError:

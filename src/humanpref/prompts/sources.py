@@ -21,6 +21,8 @@ def open_source(path: str | Path, name: str | None = None) -> Source:
     Raises `DataError` that says what was looked for where it is none of the known layouts.
     """
     path = Path(path).expanduser()
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; name a file of prompts")
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     container = _container(path)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from humanpref.scorers import keys
 from humanpref.scorers import weights as weight_files
 from humanpref.scorers.base import LoadOptions, ScorerSpec
-from humanpref.scorers.clip import ClipScorer, Tokenizer, architecture_name, read_network
+from humanpref.scorers.clip import ClipScorer
+from humanpref.scorers.clip_networks import Tokenizer, architecture_name, read_network
 from humanpref.scorers.devices import resolve_device
 from humanpref.scorers.head import apply_head, reward_head
 from humanpref.scorers.network import Setup

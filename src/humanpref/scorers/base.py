@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections import deque
@@ -232,6 +233,13 @@ class BatchScorer(ABC, Generic[Prepared]):
             return self._prepare(image)
         except ImageError as error:
             return error
+
+
+def usable(score: float, image: object, spec: ScorerSpec) -> float:
+    """Return a score that is a finite number. Raises `ScoreError` naming the image for any other."""
+    if not math.isfinite(score):
+        raise ScoreError(f"{image}: {spec.name} returned {score}; its weights may be damaged")
+    return float(score)
 
 
 def merge(scores: Sequence[float | ImageError], errors: Mapping[int, ImageError]) -> list[float | ImageError]:

@@ -16,7 +16,7 @@ from typing import Any
 from humanpref.cache import Key, ScoreCache
 from humanpref.errors import ImageError
 from humanpref.images import read_image
-from humanpref.scorers.base import BatchScorer, Scorer, Scores, map_ahead, overlapped
+from humanpref.scorers.base import BatchScorer, Scorer, Scores, map_ahead, overlapped, usable
 from humanpref.scorers.cached import ImageFile, fingerprint_image, score_key
 
 BATCHES = 4
@@ -62,7 +62,8 @@ class Together:
         """Score (file, prompt) pairs -> what every scorer says of each, in order, as they are done.
 
         Memory is bounded: a thread holds one decoded picture, and a few batches of the scorers' small inputs wait.
-        What is computed is in the cache before the next batches begin.
+        What is computed is in the cache before the next batches begin. Raises `ScoreError` for a score that is no
+        finite number.
         """
         size = BATCHES * max((s.batch_size for s in self.scorers if isinstance(s, BatchScorer)), default=8)
         prepared = map_ahead(self._prepare, images, ahead=2 * size)
@@ -114,8 +115,10 @@ class Together:
             in_flight = scorer.in_flight if isinstance(scorer, BatchScorer) else 0
             for batch, scores in zip(batches, overlapped(begun, in_flight), strict=True):
                 for n, score in zip(batch, scores, strict=True):
-                    outcomes[n][i] = score
                     self._keep(chunk[n], i, score)
+                    outcomes[n][i] = (
+                        score if isinstance(score, ImageError) else usable(score, chunk[n].path, scorer.spec)
+                    )
                 self._cache.flush()
         for one, found in zip(chunk, outcomes, strict=True):
             sha256 = None if one.file is None else one.file.sha256.hex()

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from humanpref.errors import WeightsError
 from humanpref.scorers import weights as weight_files
 from humanpref.scorers.base import LoadOptions, ScorerSpec
-from humanpref.scorers.clip import ClipScorer, Tokenizer, architecture, architecture_name, fresh_network, read_network
+from humanpref.scorers.clip import ClipScorer
+from humanpref.scorers.clip_networks import Tokenizer, architecture, architecture_name, fresh_network, read_network
 from humanpref.scorers.devices import resolve_device
 from humanpref.scorers.head import PreferenceHead
 from humanpref.scorers.local import read_description

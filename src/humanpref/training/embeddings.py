@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from humanpref.errors import ImageError, TrainingError
 from humanpref.evaluation.evaluate import TestSet
 from humanpref.images import ImageSource
+from humanpref.progress import Track
 from humanpref.scorers import SPECS
 from humanpref.scorers import weights as weight_files
 from humanpref.scorers.base import map_ahead
@@ -60,7 +60,7 @@ def embed_data(
     out: Path,
     accelerator: Any,
     config: TrainConfig,
-    show: Callable[[str, int], AbstractContextManager[Callable[[], None]]],
+    track: Track,
 ) -> EmbeddingInputs:
     """Embed every image and prompt of the data, but those that `out` has from before (by the content of the files)."""
     assert isinstance(table, ExampleTable)
@@ -75,7 +75,7 @@ def embed_data(
     new = [(path, digest) for path, digest in by_file.items() if digest not in store.images]
     new = list({digest: (path, digest) for path, digest in new}.values())
     clip = clip.to(device).requires_grad_(False).eval()
-    with show("Embedding images", len(new)) as advance, torch.no_grad():
+    with track("Embedding images", len(new)) as advance, torch.no_grad():
         _embed_images(clip, pixels, new, store.images, failed, device, advance)
         for begin in range(0, len(missing := [p for p in prompts if p not in store.texts]), CHUNK):
             chunk = missing[begin : begin + CHUNK]

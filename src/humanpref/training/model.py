@@ -16,7 +16,7 @@ from humanpref.errors import DownloadError, MissingExtraError, TrainingError, Un
 from humanpref.scorers import SPECS
 from humanpref.scorers import weights as weight_files
 from humanpref.scorers.base import ScorerSpec
-from humanpref.scorers.clip import architecture, fresh_network, image_size, read_network
+from humanpref.scorers.clip_networks import architecture, fresh_network, image_size, read_network
 from humanpref.scorers.head import START_LOG_SIGMA, PreferenceHead
 from humanpref.training.batches import Batch
 from humanpref.training.config import TrainConfig

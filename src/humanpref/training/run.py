@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
@@ -16,8 +15,9 @@ from humanpref.data.formats import open_data
 from humanpref.errors import DataError, TrainingError
 from humanpref.evaluation.evaluate import TestSet, prepare
 from humanpref.preprocess import PREPROCESS, PreprocessSpec
+from humanpref.progress import Track, no_note, no_track
 from humanpref.records import EvalReport, Ranking
-from humanpref.scorers.clip import image_size
+from humanpref.scorers.clip_networks import image_size
 from humanpref.training import shards
 from humanpref.training.batches import Inputs, PixelInputs, TableData, TrainData
 from humanpref.training.checkpoints import TrainFolder, checkpoint_of
@@ -29,8 +29,6 @@ from humanpref.training.loop import Outcome, Trainer, make_accelerator
 from humanpref.training.model import Built, build, build_clip, build_head, free_parameters
 from humanpref.training.tracking import Trackers
 from humanpref.training.validate import Validation
-
-Track: TypeAlias = "Callable[[str, int], AbstractContextManager[Callable[[], None]]]"
 
 
 @dataclass(frozen=True)
@@ -61,8 +59,8 @@ def train(
     device: str = "auto",
     trackers: Sequence[str] = ("tensorboard",),
     name: str | None = None,
-    track: Track | None = None,
-    say: Callable[[str], None] | None = None,
+    track: Track = no_track,
+    say: Callable[[str], None] = no_note,
 ) -> TrainReport:
     """Train a preference model on human rankings and export it below `out`.
 
@@ -74,8 +72,7 @@ def train(
     Raises `TrainingError`, `DataError`, `WeightsError`, `DownloadError`, `UnknownNameError`, `MissingExtraError`.
     """
     _check_used(data, validation, images, validation_images, config)
-    place, tell = Path(out).expanduser(), say or (lambda _: None)
-    show = track or (lambda _title, _total: nullcontext(lambda: None))
+    place = Path(out).expanduser()
     accelerator = make_accelerator(config, device)
     main = bool(accelerator.is_main_process)
     torch.manual_seed(config.seed)
@@ -83,10 +80,10 @@ def train(
     source, counts, shared, held_out = _read(data, validation, images, validation_images, config, notes)
     if main:
         for note in notes:
-            tell(note)
+            say(note)
     folder = _open(place, accelerator, main)
     try:
-        built, inputs, extra = _model(config, source, held_out, place, accelerator, show)
+        built, inputs, extra = _model(config, source, held_out, place, accelerator, track)
         free, parameters = free_parameters(built.model)
         if not free:
             raise TrainingError("nothing is free to be trained; raise vision_free or text_free")
@@ -101,8 +98,8 @@ def train(
         trainer = Trainer(
             built.model, inputs, source, config, folder, accelerator, out=place, validation=held_out, trackers=writers
         )
-        with show("Training", config.steps) as advance:
-            outcome = trainer.fit(advance, lambda found: tell(_validation_line(trainer, found)) if main else None)
+        with track("Training", config.steps) as advance:
+            outcome = trainer.fit(advance, lambda found: say(_validation_line(trainer, found)) if main else None)
         if writers is not None:
             writers.close()
         _load_best(trainer, place)
@@ -211,7 +208,7 @@ def _count_notes(counts: Counts) -> list[str]:
 
 
 def _model(
-    config: TrainConfig, source: TrainData, held_out: TestSet | None, out: Path, accelerator: Any, show: Track
+    config: TrainConfig, source: TrainData, held_out: TestSet | None, out: Path, accelerator: Any, track: Track
 ) -> tuple[Built, Inputs, dict[str, object]]:
     """Build what is trained, what feeds it, and what else a resume must find unchanged."""
     if config.model == "clip":
@@ -222,7 +219,7 @@ def _model(
     clip, tokenizer, arch = build_clip(config)
     size = image_size(clip)
     pixels = PixelInputs(_spec(size), config.resize, tokenizer)  # type: ignore[arg-type]
-    inputs = embed_data(clip, pixels, source.table, held_out, out, accelerator, config, show)
+    inputs = embed_data(clip, pixels, source.table, held_out, out, accelerator, config, track)
     return Built(build_head(inputs.width, config), tokenizer, arch, size), inputs, {"backbone": inputs.backbone}
 
 

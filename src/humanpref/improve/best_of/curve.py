@@ -4,28 +4,24 @@ prompt, by the scorer that chooses and by others that only look at what it chose
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
 
 from humanpref.cache import ScoreCache
-from humanpref.data.folder import ImageFolder
-from humanpref.errors import DataError, ImageError, ScoreError
-from humanpref.generate.manifest import read_manifest
-from humanpref.generate.store import MANIFEST
+from humanpref.errors import DataError, ImageError
+from humanpref.generate.manifest import MANIFEST, MadeImage, read_images
 from humanpref.improve.best_of.expected import expected_best
 from humanpref.improve.gains import Gain, corrected, doubts, paired_gain
 from humanpref.improve.methods import ImproveError
 from humanpref.metrics import Array
+from humanpref.progress import Track, no_track
+from humanpref.ranking import scorer_notes
 from humanpref.resampling import MIN_CLUSTERS, bootstrap, interval
 from humanpref.scorers import Scorer
 from humanpref.scorers.together import Together
-
-Track: TypeAlias = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 
 
 @dataclass(frozen=True)
@@ -105,24 +101,24 @@ def read_pool(
     folder = Path(folder).expanduser()
     if not (manifest := folder / MANIFEST).is_file():
         raise DataError(f"{manifest}: no such file; a pool is a folder of humanpref generate --images-per-prompt N")
-    rows = list(read_manifest(manifest))
-    sources = list(dict.fromkeys(row["model"] for row in rows))
+    rows = list(read_images(folder))
+    sources = list(dict.fromkeys(row.model for row in rows))
     source = source or (sources[0] if len(sources) == 1 else "")
     if source not in sources:
         raise ImproveError(f"{folder}: holds images of {', '.join(sources) or 'no model'}; choose one with --source")
     wanted = None if prompts is None else set(prompts)
-    own: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    own: dict[str, list[MadeImage]] = defaultdict(list)
     for row in rows:
-        if row["model"] != source or (wanted is not None and row["prompt_id"] not in wanted):
+        if row.model != source or (wanted is not None and row.prompt_id not in wanted):
             continue
-        if n is None or row["number"] < n:
-            own[row["prompt_id"]].append(row)
-    inside, found, seconds, done = ImageFolder(folder), [], 0.0, 0
+        if n is None or row.number < n:
+            own[row.prompt_id].append(row)
+    found, seconds, done = [], 0.0, 0
     for name, of_prompt in own.items():
-        of_prompt.sort(key=lambda row: row["number"])
-        images = tuple(inside.ref(row["path"]).path for row in of_prompt if row["status"] == "done")
-        found.append(PoolPrompt(name, of_prompt[0]["prompt"], images, len(of_prompt) - len(images)))
-        seconds += sum(float(row.get("seconds", 0.0)) for row in of_prompt)
+        of_prompt.sort(key=lambda row: row.number)
+        images = tuple(row.path for row in of_prompt if row.path is not None)
+        found.append(PoolPrompt(name, of_prompt[0].prompt, images, len(of_prompt) - len(images)))
+        seconds += sum(row.seconds for row in of_prompt)
         done += len(images)
     pool = Pool(folder, source, tuple(found), seconds / done if done and seconds else None)
     if not found or pool.n < 2:
@@ -136,7 +132,7 @@ def best_of_curve(
     *,
     cache: ScoreCache,
     seed: int = 0,
-    track: Track = lambda _, __: nullcontext(lambda: None),
+    track: Track = no_track,
 ) -> BestOfReport:
     """Judge a pool -> the curve. The first of the scorers chooses; the others say what its choice is worth to them.
 
@@ -182,11 +178,8 @@ def _score(pool: Pool, scorers: Sequence[Scorer], cache: ScoreCache, track: Trac
     asked = [(path, prompt.prompt) for prompt in pool.prompts for path in prompt.images]
     found: list[list[float]] = []
     with track("Scoring", len(asked)) as advance:
-        for (path, _), judged in zip(asked, together.score(asked), strict=True):
+        for judged in together.score(asked):
             own = [np.nan if isinstance(outcome, ImageError) else outcome for outcome in judged.outcomes]
-            for scorer, outcome in zip(scorers, judged.outcomes, strict=True):
-                if not isinstance(outcome, ImageError) and not -1e30 < outcome < 1e30:
-                    raise ScoreError(f"{path}: {scorer.spec.name} gave {outcome}, which is no usable score")
             found.append([float(value) for value in own])
             advance()
     scores, unreadable, start = [], 0, 0
@@ -230,9 +223,4 @@ def _notes(pool: Pool, scorers: Sequence[Scorer], curves: Array, lost: int) -> t
         notes.append(f"{lost} images were refused, failed or cannot be read{what}")
     if without := len(pool.prompts) - prompts:
         notes.append(f"{without} prompts have no image at all and are left out")
-    for scorer in scorers:
-        if not scorer.spec.reads_prompt:
-            notes.append(f"{scorer.spec.name} does not read the prompt: it judges the pictures alone")
-        if cut := sum(scorer.truncated(prompt.prompt) for prompt in pool.prompts):
-            notes.append(f"{scorer.spec.name} reads only the beginning of {cut} prompts")
-    return tuple(notes)
+    return (*notes, *scorer_notes(scorers, [prompt.prompt for prompt in pool.prompts]))

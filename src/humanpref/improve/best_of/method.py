@@ -18,6 +18,7 @@ from humanpref.generate.contract import Backend, Outcome, Request, Settings
 from humanpref.improve.methods import ImproveError
 from humanpref.prompts.records import Prompt
 from humanpref.scorers import DEFAULT_SCORER, LoadOptions, check_options, get_spec, load_scorer
+from humanpref.scorers.base import usable
 from humanpref.scorers.weights import file_sha256, given_file, locate_all
 
 if TYPE_CHECKING:
@@ -187,10 +188,11 @@ class BestOfBackend:
         for (place, _), score in zip(images, found, strict=True):
             if isinstance(score, ImageError):
                 lost[place] = str(score)
-            elif not -1e30 < score < 1e30:
-                lost[place] = f"{self.method.selector} gave {score}, which is no usable score"
-            else:
-                scores[place] = float(score)
+                continue
+            try:
+                scores[place] = usable(score, f"candidate {place}", self._scorer.spec)
+            except ScoreError as error:
+                lost[place] = str(error)
         return scores, lost
 
 

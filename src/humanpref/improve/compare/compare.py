@@ -10,37 +10,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 
 from humanpref.cache import ScoreCache
 from humanpref.engines import Engine
-from humanpref.errors import ImageError, ScoreError
+from humanpref.errors import ImageError
 from humanpref.generate.contract import Backend
 from humanpref.improve.compare.images import (
     BASELINE,
     Key,
     MethodImages,
-    check_out,
     make_method_images,
     named_methods,
+    prepare_methods,
     seeds,
 )
+from humanpref.improve.folder import IMAGES, check_out, held
 from humanpref.improve.gains import Gain, corrected, doubts, paired_gain
 from humanpref.improve.methods import ImproveError, Method
 from humanpref.metrics import Array
+from humanpref.progress import Track, no_note, no_track
 from humanpref.prompts.records import Prompt
+from humanpref.ranking import scorer_notes
 from humanpref.resampling import MIN_CLUSTERS
 from humanpref.scorers import Scorer
 from humanpref.scorers.together import Together
 
 REPORT = "compare.json"
-
-Track: TypeAlias = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 
 
 @dataclass(frozen=True)
@@ -125,8 +124,8 @@ def compare_methods(
     images_per_prompt: int = 1,
     engine: Engine | None = None,
     retry_failed: bool = False,
-    track: Track = lambda _, __: nullcontext(lambda: None),
-    on_note: Callable[[str], None] = lambda _: None,
+    track: Track = no_track,
+    on_note: Callable[[str], None] = no_note,
 ) -> CompareReport:
     """Draw with the baseline and each method, in `out`/images, and judge the images by every scorer.
 
@@ -135,21 +134,23 @@ def compare_methods(
         scores are looked up and kept. What was made and scored before is not done again, so a run that was stopped goes
         on with the same call.
 
-    Raises `ImproveError` (a method twice, or that this backend cannot do, or `out` of another comparison), `ScoreError`
-    for a score that is no finite number, and whatever `generate` raises.
+    Raises `ImproveError` (a method twice, or that this backend cannot do, or `out` of another comparison, or where
+    another run is writing), `ScoreError` for a score that is no finite number, and whatever `generate` raises.
     """
     out = Path(out).expanduser()
     named = named_methods(methods)
     check_scorers([scorer.spec.name for scorer in scorers])
-    check_out(out, REPORT)
-    images = make_method_images(
-        prompts, backend, named, out, seed=seed, images_per_prompt=images_per_prompt, engine=engine,
-        retry_failed=retry_failed, track=track, on_note=on_note,
-    )  # fmt: skip
-    return judge_images(
-        prompts, images, scorers, out, backend=backend.name, cache=cache, seed=seed,
-        images_per_prompt=images_per_prompt, track=track,
-    )  # fmt: skip
+    check_out(out, REPORT, IMAGES)
+    prepared = prepare_methods(prompts, backend, named, out)
+    with held(out):
+        images = make_method_images(
+            prompts, prepared, out, seed=seed, images_per_prompt=images_per_prompt, engine=engine,
+            retry_failed=retry_failed, track=track, on_note=on_note,
+        )  # fmt: skip
+        return judge_images(
+            prompts, images, scorers, out, backend=backend.name, cache=cache, seed=seed,
+            images_per_prompt=images_per_prompt, track=track,
+        )  # fmt: skip
 
 
 def check_scorers(names: Sequence[str]) -> None:
@@ -170,7 +171,7 @@ def judge_images(
     cache: ScoreCache,
     seed: int = 0,
     images_per_prompt: int = 1,
-    track: Track = lambda _, __: nullcontext(lambda: None),
+    track: Track = no_track,
 ) -> CompareReport:
     """Judge the images of methods, the baseline's first, by every scorer -> the report. Raises `ScoreError`."""
     names = tuple(scorer.spec.name for scorer in scorers)
@@ -198,9 +199,6 @@ def _score(
     together, found = Together(scorers, cache), dict[Path, tuple[float | ImageError, ...]]()
     with track("Scoring", len(files)) as advance:
         for path, judged in zip(files, together.score(list(files.items())), strict=True):
-            for scorer, outcome in zip(scorers, judged.outcomes, strict=True):
-                if not isinstance(outcome, ImageError) and not -1e30 < outcome < 1e30:
-                    raise ScoreError(f"{path}: {scorer.spec.name} gave {outcome}, which is no usable score")
             found[path] = judged.outcomes
             advance()
     return found
@@ -288,12 +286,7 @@ def _notes(prompts: Sequence[Prompt], scorers: Sequence[Scorer], gains: Sequence
     if fewest < MIN_CLUSTERS:
         few = "one prompt" if fewest == 1 else f"{fewest} prompts"
         notes.append(f"{few}: too few for an interval, which takes {MIN_CLUSTERS}")
-    for scorer in scorers:
-        if not scorer.spec.reads_prompt:
-            notes.append(f"{scorer.spec.name} does not read the prompt: it judges the pictures alone")
-        if cut := sum(scorer.truncated(prompt.text) for prompt in prompts):
-            notes.append(f"{scorer.spec.name} reads only the beginning of {cut} prompts")
-    return notes
+    return [*notes, *scorer_notes(scorers, [prompt.text for prompt in prompts])]
 
 
 def _shortcomings(results: Sequence[MethodResult], rows: int) -> list[str]:

@@ -6,40 +6,35 @@ import copy
 import gc
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from humanpref.data.folder import ImageFolder
 from humanpref.engines import Engine
 from humanpref.errors import DataError
 from humanpref.generate.contract import Backend, file_name, seed_of
-from humanpref.generate.manifest import read_manifest
+from humanpref.generate.manifest import MadeImage, read_images
 from humanpref.generate.run import generate
-from humanpref.generate.store import MANIFEST, RUN
+from humanpref.generate.store import RUN
 from humanpref.improve.best_of.method import BestOf
+from humanpref.improve.folder import IMAGES
 from humanpref.improve.methods import ImproveError, Method, apply_methods, make_methods
+from humanpref.progress import Track, no_note, no_track
 from humanpref.prompts.records import Prompt
 
 BASELINE = "none"
-IMAGES = "images"
 
-Track: TypeAlias = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 Key: TypeAlias = "tuple[str, int]"
 """Prompt id, number of the image."""
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a method made of a prompt and seed; `path` and `sha256` where it is done, else `reason`."""
+class Prepared:
+    """A method that can draw: its name, the methods it is made of, and an unloaded backend with them around it."""
 
-    status: str
-    path: Path | None = None
-    sha256: str | None = None
-    reason: str | None = None
-    seconds: float = 0.0
-    truncated: bool = False
+    name: str
+    backend: Backend
+    methods: tuple[Method, ...]
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,7 @@ class MethodImages:
     method: str
     folder: Path
     selectors: tuple[str, ...]
-    images: Mapping[Key, Made]
+    images: Mapping[Key, MadeImage]
 
     @property
     def seconds_per_image(self) -> float | None:
@@ -79,41 +74,50 @@ def named_methods(specs: Sequence[str | tuple[str, Sequence[Method]]]) -> dict[s
     return {BASELINE: found.pop(BASELINE, make_methods(BASELINE)), **found}
 
 
+def prepare_methods(
+    prompts: Sequence[Prompt], backend: Backend, methods: Mapping[str, Sequence[Method]], out: Path
+) -> list[Prepared]:
+    """Put each method around an unloaded copy of the backend, and see that all can draw, before any has.
+
+    Raises `ImproveError` for a method that this backend cannot do and where `out` holds a comparison of another
+    backend, and what the backend's `prepare` raises.
+    """
+    prepared = [Prepared(name, apply_methods(own, copy.copy(backend)), tuple(own)) for name, own in methods.items()]
+    for one in prepared:
+        one.backend.prepare(prompts)
+        _check_same(method_folder(out, one.name), one.backend.name)
+    return prepared
+
+
 def make_method_images(
     prompts: Sequence[Prompt],
-    backend: Backend,
-    methods: Mapping[str, Sequence[Method]],
+    prepared: list[Prepared],
     out: Path,
     *,
     seed: int = 0,
     images_per_prompt: int = 1,
     engine: Engine | None = None,
     retry_failed: bool = False,
-    track: Track = lambda _, __: nullcontext(lambda: None),
-    on_note: Callable[[str], None] = lambda _: None,
+    track: Track = no_track,
+    on_note: Callable[[str], None] = no_note,
 ) -> tuple[MethodImages, ...]:
     """Draw every prompt by every method, in `out`/images; what is there already is not made again.
 
-    One model is in memory at a time: each method draws by an unloaded copy of the backend. Raises as `generate` does,
-    and `ImproveError` where the folder holds a comparison of another backend.
+    One model is in memory at a time: `prepared` is emptied as the methods draw. Raises as `generate` does.
     """
-    wrapped = [(name, apply_methods(own, copy.copy(backend)), own) for name, own in methods.items()]  # refused early
-    for name, backend_, _ in wrapped:
-        backend_.prepare(prompts)  # what one of them lacks is said before any has drawn
-        _check_same(method_folder(out, name), backend_.name)
     found = []
-    while wrapped:
-        name, own_backend, own = wrapped.pop(0)
-        folder = method_folder(out, name)
+    while prepared:
+        one = prepared.pop(0)
+        folder = method_folder(out, one.name)
         generate(
-            prompts, [own_backend], folder, seed=seed, images_per_prompt=images_per_prompt, engine=engine,
-            retry_failed=retry_failed, track=_titled(track, name), on_note=_named(on_note, name),
+            prompts, [one.backend], folder, seed=seed, images_per_prompt=images_per_prompt, engine=engine,
+            retry_failed=retry_failed, track=_titled(track, one.name), on_note=_named(on_note, one.name),
         )  # fmt: skip
-        choosing = [method for method in own if isinstance(method, BestOf) and method.chooses]
+        choosing = [method for method in one.methods if isinstance(method, BestOf) and method.chooses]
         selectors = tuple(dict.fromkeys(method.selector for method in choosing))
         wanted = [(prompt.id, number) for prompt in prompts for number in range(images_per_prompt)]
-        found.append(MethodImages(name, folder, selectors, _read(folder, own_backend.name, wanted)))
-        del own_backend
+        found.append(MethodImages(one.name, folder, selectors, _read(folder, one.backend.name, wanted)))
+        del one
         gc.collect()
     return tuple(found)
 
@@ -131,15 +135,6 @@ def method_folder(out: Path, method: str) -> Path:
     return out / IMAGES / file_name(method)
 
 
-def check_out(out: Path, ours: str) -> None:
-    """Refuse a folder that holds anything but an earlier run: `ours` is the file such a run leaves."""
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out}: is a file; --out names a folder")
-    begun = (out / IMAGES).is_dir() or (out / ours).is_file()
-    if out.is_dir() and not begun and any(not path.name.startswith(".") for path in out.iterdir()):
-        raise DataError(f"{out}: holds other files; choose an empty or new folder for --out")
-
-
 def _check_same(folder: Path, name: str) -> None:
     try:
         models = list(json.loads((folder / RUN).read_text(encoding="utf-8"))["models"])
@@ -151,21 +146,10 @@ def _check_same(folder: Path, name: str) -> None:
         raise ImproveError(f"{folder}: holds images of {models[0]}, not of {name}; choose another --out")
 
 
-def _read(folder: Path, model: str, wanted: Sequence[Key]) -> dict[Key, Made]:
+def _read(folder: Path, model: str, wanted: Sequence[Key]) -> dict[Key, MadeImage]:
     """Read what a run made, in the order that is wanted."""
-    inside, rows = ImageFolder(folder), dict[Key, Mapping[str, Any]]()
-    for row in read_manifest(folder / MANIFEST):
-        if row["model"] == model:
-            rows[row["prompt_id"], row["number"]] = row
-    return {key: _made(inside, rows[key]) for key in wanted if key in rows}
-
-
-def _made(inside: ImageFolder, row: Mapping[str, Any]) -> Made:
-    path = inside.ref(row["path"]).path if row["status"] == "done" else None
-    return Made(
-        row["status"], path, row.get("sha256"), row.get("reason"), float(row.get("seconds", 0.0)),
-        bool(row.get("truncated")),
-    )  # fmt: skip
+    found = {(made.prompt_id, made.number): made for made in read_images(folder, model)}
+    return {key: found[key] for key in wanted if key in found}
 
 
 def seeds(prompts: Sequence[Prompt], images_per_prompt: int, seed: int) -> dict[Key, int]:

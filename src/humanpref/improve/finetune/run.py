@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import torch
 
@@ -25,13 +23,13 @@ from humanpref.improve.finetune.sampling import check_pipeline
 from humanpref.improve.finetune.validation import Validation, gain
 from humanpref.improve.gains import Gain
 from humanpref.improve.methods import ImproveError
+from humanpref.progress import Track, no_note, no_track
 from humanpref.prompts.records import Prompt
 from humanpref.records import Pair, Ranking
 from humanpref.scorers import Scorer
 from humanpref.training.checkpoints import TrainFolder
 from humanpref.training.tracking import Trackers
 
-Track: TypeAlias = "Callable[[str, int], AbstractContextManager[Callable[[], None]]]"
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -92,8 +90,8 @@ def finetune(
     val: str | Path | Sequence[Prompt] | None = None,
     images: str | Path | None = None,
     trackers: Sequence[str] = ("tensorboard",),
-    track: Track | None = None,
-    say: Callable[[str], None] | None = None,
+    track: Track = no_track,
+    say: Callable[[str], None] = no_note,
 ) -> FinetuneReport:
     """Train a LoRA on a diffusers pipeline towards a reward or people's choices; the best one is OUT/lora.safetensors.
 
@@ -107,8 +105,7 @@ def finetune(
     """
     if images is not None and (config.algorithm != "dpo" or not isinstance(data, (str, Path))):
         raise ImproveError("images says where those of a file of rankings are, which dpo learns from; leave it out")
-    place, tell = Path(out).expanduser(), say or (lambda _: None)
-    show = track or (lambda _title, _total: nullcontext(lambda: None))
+    place = Path(out).expanduser()
     if config.algorithm != "dpo":
         check_differentiable(scorer)
     if check_scorer is not None and _identity(check_scorer) == _identity(scorer):
@@ -116,7 +113,7 @@ def finetune(
     backend = _prepared(backend, config)
     found = _read(data, val, images, config)
     for note in found.notes:
-        tell(note)
+        say(note)
     folder = TrainFolder(place)
     try:
         facts = {
@@ -137,8 +134,8 @@ def finetune(
         judges = Judges(found.held_out, scorer, check_scorer)
         run = Finetuner(backend, parameters, objective, judges, config, folder, writers)
         try:
-            with show("Fine-tuning", config.steps) as advance:
-                stopped, start = run.fit(advance, lambda one: tell(_line(one, scorer, check_scorer)))
+            with track("Fine-tuning", config.steps) as advance:
+                stopped, start = run.fit(advance, lambda one: say(_line(one, scorer, check_scorer)))
         finally:
             writers.close()
         write_lora(backend.pipeline, place / LAST)

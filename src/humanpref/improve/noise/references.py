@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from humanpref.data.folder import ImageFolder
 from humanpref.errors import DownloadError, HumanprefError, ImageError
-from humanpref.generate.manifest import read_manifest
-from humanpref.generate.store import MANIFEST
+from humanpref.generate.manifest import MANIFEST, read_images
 from humanpref.images import RemoteImage, expand_sources, open_image
 from humanpref.improve.methods import ImproveError
 from humanpref.prompts.records import Prompt
@@ -133,13 +131,16 @@ class SamePrompt:
             raise ImproveError(f"{folder}: by=prompt is for a folder of `humanpref generate` (no {MANIFEST} in it)")
         self._texts: dict[str, list[Reference]] = defaultdict(list)
         self._ids: dict[str, list[tuple[str, Reference]]] = defaultdict(list)
-        digest, inside = hashlib.sha256(), ImageFolder(folder.resolve())  # workers are elsewhere
-        for row in read_manifest(folder / MANIFEST):
-            if row["status"] == "done":
-                image = Reference(inside.ref(row["path"]).path, row["path"], row["sha256"])
-                self._texts[row["prompt"]].append(image)
-                self._ids[row["prompt_id"]].append((row["prompt"], image))
-                digest.update(f"{row['prompt']}\0{image.name}\0{image.sha256}\0".encode())
+        digest, root = hashlib.sha256(), folder.resolve()  # workers are elsewhere
+        for made in read_images(root):
+            if made.path is not None:
+                name = made.path.relative_to(root).as_posix()
+                if made.sha256 is None:
+                    raise ImproveError(f"{folder}: its manifest does not say the sha256 of {name}")
+                image = Reference(made.path, name, made.sha256)
+                self._texts[made.prompt].append(image)
+                self._ids[made.prompt_id].append((made.prompt, image))
+                digest.update(f"{made.prompt}\0{image.name}\0{image.sha256}\0".encode())
         if not self._texts:
             raise ImproveError(f"{folder}: its manifest has no images")
         self.settings: Mapping[str, Any] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,17 +12,19 @@ import numpy as np
 from humanpref.cache import ScoreCache
 from humanpref.engines import Engine
 from humanpref.generate.contract import Backend
-from humanpref.generate.run import Track
+from humanpref.improve.folder import check_out, held
 from humanpref.improve.gains import Gain, corrected
 from humanpref.improve.methods import ImproveError
-from humanpref.improve.tokens.folder import REPORT, agree, describe, write_text
+from humanpref.improve.tokens.folder import PLAN, REPORT, agree, describe, write_text
 from humanpref.improve.tokens.halving import Schedule, plan
 from humanpref.improve.tokens.method import takes_negatives
 from humanpref.improve.tokens.records import SearchReport, Verdict
 from humanpref.improve.tokens.stage import Shared, Stage, State
 from humanpref.improve.tokens.templates import Template
 from humanpref.improve.tokens.vocabulary import check_vocabulary
+from humanpref.progress import Track, no_note, no_track
 from humanpref.prompts.records import Prompt
+from humanpref.ranking import scorer_notes
 from humanpref.resampling import MIN_CLUSTERS
 from humanpref.scorers.base import Scorer
 from humanpref.scorers.together import Together
@@ -49,8 +50,8 @@ def search_tokens(
     cache: ScoreCache,
     engine: Engine | None = None,
     retry_failed: bool = False,
-    track: Track = lambda _, __: nullcontext(lambda: None),
-    on_note: Callable[[str], None] = lambda _: None,
+    track: Track = no_track,
+    on_note: Callable[[str], None] = no_note,
 ) -> SearchReport:
     """Search the tokens that raise `scorer` most on these prompts, at `budget` images in all, those without included.
 
@@ -61,8 +62,9 @@ def search_tokens(
     made again, goes on and makes no image twice.
 
     Raises `ImproveError` for a budget that is too small (naming the smallest), for negative prompts on a backend that
-    takes none and for a folder of another search, `DataError` for a vocabulary that is empty or repeats itself,
-    `ScoreError` for a score that is no number, and what `generate` raises.
+    takes none, for a folder of another search and where another run is writing, `DataError` for a vocabulary that is
+    empty or repeats itself and for a folder of other files, `ScoreError` for a score that is no number, and what
+    `generate` raises.
     """
     out = Path(out).expanduser()
     _check(prompts, backend, vocabulary, scorer, check, seeds, finalists)
@@ -74,34 +76,36 @@ def search_tokens(
     schedule = plan(len(vocabulary), budget, len(first) * seeds, len(last) * seeds, finalists)
     scorers = [scorer] if check is None else [scorer, check]
     wanted = describe(prompts, backend, vocabulary, scorers, budget, seeds, finalists, seed)
-    agree(out, wanted)
-    search = Shared(backend, out, Together(scorers, cache), engine, retry_failed, track, on_note)
-    selection = Stage(search, out / "selection", first, seed)
-    holdout = Stage(search, out / "holdout", last, seed + 1)
+    check_out(out, PLAN)
+    with held(out):
+        agree(out, wanted)
+        search = Shared(backend, out, Together(scorers, cache), engine, retry_failed, track, on_note)
+        selection = Stage(search, out / "selection", first, seed)
+        holdout = Stage(search, out / "holdout", last, seed + 1)
 
-    states = [State(template) for template in vocabulary]
-    _hold_out(holdout, _select(selection, states, schedule), schedule)
-    for text in _notes(schedule, budget, prompts, scorers, states, apart=apart, chosen=chosen):
-        search.note(text)
-    report = SearchReport(
-        out=str(out),
-        backend=backend.name,
-        scorer=scorer.spec.name,
-        check=None if check is None else check.spec.name,
-        budget=budget,
-        spent=selection.asked + holdout.asked,
-        made=search.made,
-        baseline_images=selection.baseline_images + holdout.baseline_images,
-        schedule=schedule,
-        selection_prompts=len(first) if chosen else 0,
-        holdout_prompts=len(last),
-        needed_prompts=prompts_needed(schedule.finalists),
-        held_out_prompts=apart,
-        candidates=tuple(state.report() for state in sorted(states, key=State.place)),
-        notes=tuple(search.notes),
-    )
-    write_text(out / REPORT, to_json(asdict(report)))
-    return report
+        states = [State(template) for template in vocabulary]
+        _hold_out(holdout, _select(selection, states, schedule), schedule)
+        for text in _notes(schedule, budget, prompts, scorers, states, apart=apart, chosen=chosen):
+            search.note(text)
+        report = SearchReport(
+            out=str(out),
+            backend=backend.name,
+            scorer=scorer.spec.name,
+            check=None if check is None else check.spec.name,
+            budget=budget,
+            spent=selection.asked + holdout.asked,
+            made=search.made,
+            baseline_images=selection.baseline_images + holdout.baseline_images,
+            schedule=schedule,
+            selection_prompts=len(first) if chosen else 0,
+            holdout_prompts=len(last),
+            needed_prompts=prompts_needed(schedule.finalists),
+            held_out_prompts=apart,
+            candidates=tuple(state.report() for state in sorted(states, key=State.place)),
+            notes=tuple(search.notes),
+        )
+        write_text(out / REPORT, to_json(asdict(report)))
+        return report
 
 
 def _select(stage: Stage, states: list[State], schedule: Schedule) -> list[State]:
@@ -195,12 +199,4 @@ def _notes(
             f"prompts and seeds are used up: {budget - schedule.images} images of the budget are not needed; for more "
             "certainty give more prompts, or more seeds (--seeds)"
         )
-    notes += [
-        f"{scorer.spec.name} does not read the prompt: it judges the pictures alone"
-        for scorer in scorers
-        if not scorer.spec.reads_prompt
-    ]
-    for scorer in scorers:
-        if cut := sum(scorer.truncated(prompt.text) for prompt in prompts):
-            notes.append(f"{scorer.spec.name} reads only the beginning of {cut} prompts")
-    return notes
+    return [*notes, *scorer_notes(scorers, [prompt.text for prompt in prompts])]

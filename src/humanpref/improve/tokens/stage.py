@@ -12,17 +12,17 @@ from typing import TypeAlias
 import numpy as np
 
 from humanpref.engines import Engine
-from humanpref.errors import ImageError, ScoreError
+from humanpref.errors import ImageError
 from humanpref.generate.contract import Backend, GenerateError, file_name
-from humanpref.generate.manifest import read_manifest
-from humanpref.generate.run import Track, generate
-from humanpref.generate.store import MANIFEST
+from humanpref.generate.manifest import MadeImage, read_images
+from humanpref.generate.run import generate
 from humanpref.improve.gains import Gain, paired_gain
 from humanpref.improve.methods import ImproveError
 from humanpref.improve.tokens.halving import split_pairs
 from humanpref.improve.tokens.method import spec_of, with_tokens
 from humanpref.improve.tokens.records import Candidate, Verdict
 from humanpref.improve.tokens.templates import Template
+from humanpref.progress import Track
 from humanpref.prompts.records import Prompt
 from humanpref.scorers.together import Together
 
@@ -98,15 +98,6 @@ class Shared:
         self.on_note(text)
 
 
-@dataclass
-class Made:
-    """What is in the folder of a candidate: its pictures, and counts of what was asked for."""
-
-    paths: dict[Pair, Path]
-    asked: int
-    truncated: int
-
-
 class Stage:
     """Selection or holdout: its prompts in a fixed order, its pictures and their scores."""
 
@@ -114,19 +105,19 @@ class Stage:
         self.shared, self.folder, self.prompts, self.seed = shared, folder, prompts, seed
         self.texts = {prompt.id: prompt.text for prompt in prompts}
         self.scores: dict[str, list[dict[Pair, float]]] = {}  # by candidate, then by scorer
-        self.made: dict[str, Made] = {}
+        self.made: dict[str, dict[Pair, MadeImage]] = {}
         self.pairs: list[Pair] = []
         self.count = 0
 
     @property
     def asked(self) -> int:
         """All images that were asked for."""
-        return sum(made.asked for made in self.made.values())
+        return sum(map(len, self.made.values()))
 
     @property
     def baseline_images(self) -> int:
         """Those without tokens."""
-        return self.made[BASELINE].asked if BASELINE in self.made else 0
+        return len(self.made.get(BASELINE, ()))
 
     def run(self, title: str, states: Sequence[State], count: int, number: int) -> list[State]:
         """Make and score the first `count` pairs of the baseline and the candidates -> those that have their images."""
@@ -191,34 +182,30 @@ class Stage:
         self.shared.made += made
         for _ in range(new - made):  # there already
             advance()
-        rows = list(read_manifest(folder / MANIFEST))
-        paths = {(row["prompt_id"], row["number"]): folder / row["path"] for row in rows if row["status"] == "done"}
-        self.made[name] = Made(paths, len(rows), sum(bool(row.get("truncated")) for row in rows))
+        self.made[name] = {(one.prompt_id, one.number): one for one in read_images(folder, backend.name)}
 
     def _score(self, names: Sequence[str]) -> None:
         todo: list[tuple[str, Pair, Path]] = []
         for name in names:
             scores = self.scores.setdefault(name, [{} for _ in self.shared.together.scorers])
-            todo += [(name, pair, path) for pair, path in self.made[name].paths.items() if pair not in scores[0]]
+            paths = ((pair, made.path) for pair, made in self.made[name].items())
+            todo += [(name, pair, path) for pair, path in paths if path is not None and pair not in scores[0]]
         with self.shared.track("Scoring", len(todo)) as advance:
             judged = self.shared.together.score([(path, self.texts[pair[0]]) for _, pair, path in todo])
-            for (name, pair, path), one in zip(todo, judged, strict=True):
-                by_scorer = zip(self.shared.together.scorers, self.scores[name], one.outcomes, strict=True)
-                for scorer, known, score in by_scorer:
+            for (name, pair, _), one in zip(todo, judged, strict=True):
+                for known, score in zip(self.scores[name], one.outcomes, strict=True):
                     if isinstance(score, ImageError):
                         raise score
-                    if not math.isfinite(score):
-                        raise ScoreError(f"{path}: {scorer.spec.name} gives {score}, which is no score to compare by")
                     known[pair] = score
                 advance()
 
     def _has_images(self, state: State, wanted: Sequence[Pair], number: int) -> bool:
         made = self.made[_key(state.template)]
         before = self.folder.name == "holdout"
-        state.images = made.asked + (state.images if before else 0)
-        missing = sum(pair not in made.paths for pair in wanted)
+        state.images = len(made) + (state.images if before else 0)
+        missing = sum(pair not in made or made[pair].path is None for pair in wanted)
         state.missing = missing + (state.missing if before else 0)
-        state.truncated = made.truncated + (state.truncated if before else 0)
+        state.truncated = sum(one.truncated for one in made.values()) + (state.truncated if before else 0)
         if missing > MOST_MISSING * len(wanted):
             state.left_in, state.why = number, f"{missing} of {len(wanted)} images are missing"
             self.shared.note(f"{state.template.name!r} is left: {state.why}")
