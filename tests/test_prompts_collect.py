@@ -256,7 +256,7 @@ def test_collect_and_clean_as_commands(tmp_path: Path) -> None:
         (["collect", "u.txt", "--out", "."], 1, "folder"),
         (["clean", "u.txt", "--out", "u.txt", "--cleaner", "rules"], 1, "overwrite"),
         (["clean", "u.txt", "--out", "o.jsonl", "--cleaner", "llm"], 1, "--llm-model"),
-        (["clean", "u.txt", "--out", "o.jsonl", "--cleaner", "rules", "--llm-model", "m"], 1, "belong to"),
+        (["clean", "u.txt", "--out", "o.jsonl", "--cleaner", "rules", "--llm-model", "m"], 1, "is for --cleaner llm"),
         (["clean", "u.txt", "--out", "o.jsonl", "--cleaner", "rules", "--review", "no/r.html"], 1, "no folder"),
     ],
 )  # fmt: skip
