@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from humanpref.batch.places import failing_with_name, filesystem, is_local
+from humanpref.batch.read_folder import digest, is_image
 from humanpref.batch.records import Reading, Shard
 from humanpref.errors import DataError
-from humanpref.images import SUFFIXES, natural
+from humanpref.images import natural
 
 KINDS = {
     ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv",
@@ -24,11 +25,6 @@ def kind_of(name: str) -> str | None:
     """The kind of a shard of this name, None for anything else."""
     lower = name.lower()
     return next((kind for suffix, kind in KINDS.items() if lower.endswith(suffix)), None)
-
-
-def is_image(path: str) -> bool:
-    """Tell whether a file of a folder is an image by its name; hidden ones are not."""
-    return posixpath.splitext(path)[1].lower() in SUFFIXES and not posixpath.basename(path).startswith(".")
 
 
 def find_shards(words: Sequence[str], reading: Reading) -> list[Shard]:
@@ -89,11 +85,11 @@ def _folder(system: Any, path: str, word: str, reading: Reading) -> list[Shard]:
         )
     if found:
         return [_file(system, p, _as_given(system, path, word, p), kinds[0], reading) for p in found]
-    images = sum(map(is_image, files))
-    if not images:
+    names = {posixpath.relpath(found, path) for found in files}
+    if not (images := sum(map(is_image, names))):
         raise DataError(f"{word}: the folder holds neither shards ({', '.join(KINDS)}) nor images")
     url = path if is_local(system) else system.unstrip_protocol(path)
-    return [Shard(word, url, "folder", images, url)]
+    return [Shard(word, url, "folder", images, url, digest(names))]
 
 
 def _file(system: Any, path: str, name: str, kind: str, reading: Reading) -> Shard:
