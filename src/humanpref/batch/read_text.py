@@ -7,10 +7,11 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeAlias
 
-from humanpref.batch.columns import choose_columns
+from humanpref.batch.columns import PROMPTS, choose_columns
 from humanpref.batch.places import opened
 from humanpref.batch.records import Problem, Reading, Row, Shard, Span
 from humanpref.errors import DataError
@@ -24,7 +25,8 @@ Record: TypeAlias = "tuple[int, int, dict[str, Any] | str]"
 
 
 def check(shard: Shard, reading: Reading, *, reads_prompt: bool) -> Reading:
-    """See that a shard has the columns -> the reading with its columns named."""
+    """See that a shard has the columns -> the reading with its columns named; not the prompt's of JSON Lines, where
+    each row has the keys that it has, and the first known one is its prompt."""
     with _open(shard) as file:
         if shard.kind == "csv":
             names = _header(file, shard)
@@ -35,7 +37,8 @@ def check(shard: Shard, reading: Reading, *, reads_prompt: bool) -> Reading:
                 return reading  # an empty shard has no columns to differ
             if not names:
                 raise DataError(f"{shard.name}: not JSON Lines ({next(v for v in found if isinstance(v, str))})")
-    return choose_columns(reading, names, shard.name, reads_prompt=reads_prompt)
+    chosen = choose_columns(reading, names, shard.name, reads_prompt=reads_prompt)
+    return replace(chosen, prompt_column=None) if shard.kind == "jsonl" and reading.prompt_column is None else chosen
 
 
 def spans(shard: Shard, reading: Reading, rows: int) -> Iterator[Span]:  # noqa: ARG001 - as the other kinds
@@ -64,8 +67,10 @@ def _row(number: int, values: dict[str, Any] | str, reading: Reading) -> Row:
     if isinstance(values, str):
         return Row(number, None, None, Problem("bad-row", values))
     image = values.get(reading.image_column or "")
-    prompt = values.get(reading.prompt_column) if reading.prompt_column is not None else None
-    prompt = reading.prompt if prompt is None else prompt
+    names = [name for name in PROMPTS if name != reading.image_column]
+    if reading.prompt_column is not None:
+        names = [reading.prompt_column]
+    prompt = next((values[name] for name in names if values.get(name) is not None), reading.prompt)
     if prompt is not None and not isinstance(prompt, str):
         return Row(number, None, None, Problem("bad-row", f"the prompt is no text: {str(prompt)[:60]}"))
     if isinstance(image, dict) and isinstance(image.get("path"), str):
