@@ -118,6 +118,7 @@ def _samples(archive: Any, *, read: bool) -> Iterator[_Sample]:
         if not member.isfile() or name.startswith("."):
             continue
         stem, _, extension = name.partition(".")
+        extension = extension.lower()
         key = posixpath.join(folder, stem)
         if sample is not None and sample.key != key:
             yield sample
@@ -150,23 +151,31 @@ def _row(number: int, sample: _Sample, reading: Reading) -> Row:
         prompt = _prompt(sample.members, reading)
     except (ValueError, RecursionError) as error:  # RecursionError: JSON of a thousand brackets
         return Row(number, sample.key, None, Problem("bad-row", f"the prompt cannot be read ({reason_of(error)})"))
-    wanted = [reading.image_column] if reading.image_column else [e for e in sample.members if _is_image(e)]
-    image = next((sample.members[name] for name in wanted if name in sample.members), None)
-    if image is None:
-        return Row(number, sample.key, prompt, Problem("no-image", f"no image among .{', .'.join(sample.members)}"))
-    return Row(number, sample.key, prompt, image)
+    return Row(number, sample.key, prompt, _image(sample.members, reading))
 
 
-def _is_image(extension: str) -> bool:
-    return "." + extension.rsplit(".", 1)[-1].lower() in SUFFIXES
+def _image(members: dict[str, bytes], reading: Reading) -> bytes | Problem:
+    """The image: the member that the user names, or the only one that is an image, or the only one with nothing before
+    its ending (.jpg beside .depth.png)."""
+    if reading.image_column:
+        found = [name for name in members if name == reading.image_column.lower()]
+    else:
+        images = [name for name in members if "." + name.rpartition(".")[2] in SUFFIXES]
+        found = [name for name in images if "." not in name] or images
+    if len(found) == 1:
+        return members[found[0]]
+    if found:
+        why = f"the sample has several images (.{', .'.join(found)}); choose one by --image-column"
+        return Problem("bad-row", why)
+    return Problem("no-image", f"no image among .{', .'.join(members)}")
 
 
 def _prompt(members: dict[str, bytes], reading: Reading) -> str | None:
     """The prompt: a text member, or a text in the JSON member. Raises `ValueError` for what is neither."""
     column = reading.prompt_column
     for name in TEXTS if column is None else (column,):
-        if name in members and name != "json":
-            return members[name].decode("utf-8-sig").strip()
+        if name.lower() in members and name.lower() != "json":
+            return members[name.lower()].decode("utf-8-sig").strip()
     if "json" in members:
         values = json.loads(members["json"])
         if not isinstance(values, dict):
