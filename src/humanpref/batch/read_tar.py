@@ -6,8 +6,8 @@ know where in the file it starts, and because a damaged file must end in a row t
 
 from __future__ import annotations
 
+import gzip
 import json
-import lzma
 import posixpath
 import tarfile
 import zlib
@@ -25,24 +25,33 @@ from humanpref.images import SUFFIXES
 TEXTS = ("txt", "prompt", "caption", "text")
 MAX_BYTES = 1 << 30
 
-_DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, OverflowError)
-"""What a damaged file makes Python raise: `OSError` for bzip2 and gzip, `OverflowError` for sizes out of all bounds.
+_GZIP = b"\x1f\x8b"
+
+_DAMAGE = (tarfile.TarError, EOFError, zlib.error, OSError, OverflowError)
+"""What a damaged file makes Python raise: `OSError` for gzip, `OverflowError` for sizes out of all bounds.
 Errors of reading the file itself are none of these: `opened` gives them a class of their own."""
 
 
 class _Strict(tarfile.TarInfo):
-    """A header; one that is damaged or missing is an error, where Python would take it for the end of the file."""
+    """A header; one that is damaged or missing is an error, where Python would take it for the end of the file, or,
+    looking beyond the mark of an end for another tar file (`ignore_zeros`), pass it over."""
 
     @classmethod
     def fromtarfile(cls, archive: Any) -> Any:
         try:
-            return super().fromtarfile(archive)
+            header = super().fromtarfile(archive)
         except tarfile.HeaderError as error:
             kind = type(error).__name__
-            if archive.offset == 0 or kind == "EOFHeaderError":  # no tar file at all; the mark of its end
+            if kind == "EOFHeaderError":  # the mark of an end
+                archive.ended = True
                 raise
-            why = "it ends without the mark of its end" if kind == "EmptyHeaderError" else str(error)
-            raise tarfile.ReadError(why) from None
+            if kind != "EmptyHeaderError":
+                raise tarfile.ReadError(str(error)) from None
+            if archive.offset and not getattr(archive, "ended", False):
+                raise tarfile.ReadError("it ends without the mark of its end") from None
+            raise
+        archive.ended = False
+        return header
 
 
 @dataclass
@@ -115,7 +124,7 @@ def _samples(archive: Any, *, read: bool) -> Iterator[_Sample]:
             break
         archive.members = []  # or they would add up
         folder, name = posixpath.split(member.name)
-        if not member.isfile() or name.startswith("."):
+        if member.isdir() or name.startswith("."):
             continue
         stem, _, extension = name.partition(".")
         extension = extension.lower()
@@ -127,7 +136,9 @@ def _samples(archive: Any, *, read: bool) -> Iterator[_Sample]:
             sample = _Sample(key, member.offset)
         if extension in sample.members:
             sample.problem = f"the sample has two members .{extension}"
-        sample.members[extension] = _content(archive, member, sample) if read else b""
+        if not member.isfile():
+            sample.problem = f"{member.name}: is a link or a device, whose content the tar file does not hold here"
+        sample.members[extension] = _content(archive, member, sample) if read and member.isfile() else b""
     if sample is not None:
         yield sample
 
@@ -197,9 +208,12 @@ def _is_seekable(shard: Shard) -> bool:
 def _open(shard: Shard, offset: int = 0) -> Iterator[Any]:
     seekable = _is_seekable(shard)
     with opened(shard.url, shard.name) as raw:
+        is_packed = not seekable and raw.read(2) == _GZIP
         raw.seek(offset)
+        file: Any = gzip.GzipFile(fileobj=raw) if is_packed else raw  # Python's own "r|gz" ends with the first member
+        mode: Any = "r:" if seekable else "r|"
         try:
-            archive: Any = tarfile.open(fileobj=raw, mode="r:" if seekable else "r|*", tarinfo=_Strict)  # noqa: SIM115 - closed below
+            archive: Any = tarfile.open(fileobj=file, mode=mode, tarinfo=_Strict, ignore_zeros=True)  # noqa: SIM115 - closed below
         except _DAMAGE as error:
             raise DataError(f"{shard.name}: damaged, truncated or no tar file ({reason_of(error)})") from None
         with archive:
