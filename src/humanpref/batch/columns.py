@@ -35,3 +35,12 @@ def choose_columns(reading: Reading, names: Sequence[str], where: str, *, reads_
             "one prompt for all rows by --prompt"
         )
     return replace(reading, image_column=image, prompt_column=prompt)
+
+
+def is_utf8(prompt: str) -> bool:
+    """Tell whether a prompt can be written in UTF-8: not with half a surrogate pair, which JSON may hold."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

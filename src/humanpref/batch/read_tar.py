@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from humanpref.batch.columns import PROMPTS
+from humanpref.batch.columns import PROMPTS, is_utf8
 from humanpref.batch.places import filesystem, is_local, opened
 from humanpref.batch.records import Problem, Reading, Row, Shard, Span
 from humanpref.errors import DataError, reason_of
@@ -195,6 +195,8 @@ def _prompt(members: dict[str, bytes], reading: Reading) -> str | None:
             if values.get(name) is not None:
                 if not isinstance(values[name], str):
                     raise ValueError(f"{name} in the .json is no text")
+                if not is_utf8(values[name]):
+                    raise ValueError(f"{name} in the .json has half a surrogate pair")
                 return str(values[name])
     return reading.prompt
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from humanpref.batch import read_folder, read_parquet, read_tar, read_text
+from humanpref.batch.columns import is_utf8
 from humanpref.batch.records import Reading, Row, Shard, Span
 from humanpref.errors import DataError
 
@@ -49,6 +50,8 @@ def check_shards(shards: Sequence[Shard], reading: Reading, *, reads_prompt: boo
     The columns are guessed from the first shard that has any, the prompt's from the first that has one: shards may lack
     it where `reading` has a prompt for them. Raises `DataError` naming the shard that differs.
     """
+    if reading.prompt is not None and not is_utf8(reading.prompt):
+        raise DataError("--prompt: is not in UTF-8")
     chosen, rest = reading, iter(shards)
     prompts: dict[str | None, Shard] = {}  # the first shard with each column for the prompt, or without
     for shard in rest:
