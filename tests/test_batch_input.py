@@ -14,8 +14,9 @@ import pyarrow.parquet as pq  # noqa: E402
 from humanpref.batch.records import BatchError, Reading  # noqa: E402
 from humanpref.batch.run import batch  # noqa: E402
 from humanpref.batch.score import Model  # noqa: E402
+from humanpref.batch.shards import find_shards  # noqa: E402
 from humanpref.errors import DataError  # noqa: E402
-from tests.batching import encoded, jsonl, scores  # noqa: E402
+from tests.batching import encoded, folder_of_images, jsonl, scores  # noqa: E402
 from tests.test_batch_read import read  # noqa: E402
 
 LITE = [Model("lite")]
@@ -102,3 +103,93 @@ def test_json_lines_whose_prompts_begin_late(tmp_path: Path) -> None:
     assert [row.prompt for row in rows] == ["fallback"] * 150 + ["late", "later"]
     named = read(tmp_path / "a.jsonl", prompt="fallback", image_column="image", part_rows=100)[1]
     assert named == rows
+
+
+def names(*words: str) -> list[str]:
+    return [shard.name for shard in find_shards(words, Reading())]
+
+
+def files(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        jsonl(folder / name, [{"image": "a.jpg", "prompt": name}])
+
+
+def test_folders_that_a_glob_matches_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files(
+        tmp_path, "d/a.jsonl", "d/x.jsonl/part-0.jsonl", "d/x.jsonl/part-1.jsonl", "d/x.jsonl/_SUCCESS", "other/1.jsonl"
+    )
+    spark = ["d/x.jsonl/part-0.jsonl", "d/x.jsonl/part-1.jsonl"]
+    assert names("d/*.jsonl") == ["d/a.jsonl", *spark]
+    assert names("d/x*") == spark
+    assert names("d/**/*.jsonl") == names("d/**") == ["d/a.jsonl", *spark]  # and none of them twice
+    assert names("[do]*") == ["d/a.jsonl", *spark, "other/1.jsonl"]
+    assert names("**/part-?.jsonl") == spark
+    folder_of_images(tmp_path / "runs/2", 1)
+    folder_of_images(tmp_path / "runs/10", 1)
+    assert names("runs/*") == ["runs/2", "runs/10"]
+    with pytest.raises(DataError, match=r"d/\*\*x: .*\*\*"):
+        names("d/**x")
+
+
+def test_what_programs_leave_behind_is_no_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    hidden = (".ipynb_checkpoints/a-checkpoint.jsonl", "_temporary/0/a.jsonl", ".a.jsonl", "sub/_delta_log/0.jsonl")
+    files(tmp_path, "d/a.jsonl", "d/sub/b.jsonl", *(f"d/{name}" for name in hidden))
+    for word in ("d", "d/**", "d/**/*.jsonl", str(tmp_path / "d"), "[d]"):
+        assert [Path(name).name for name in names(word)] == ["a.jsonl", "b.jsonl"], word
+    assert (
+        names("d/_temp*/*/*.jsonl") == names("d/_temporary/0/*") == names("d/_temporary") == ["d/_temporary/0/a.jsonl"]
+    )
+    assert names("d/.a*") == ["d/.a.jsonl"]
+    folder = folder_of_images(tmp_path / "images", 2)
+    folder_of_images(folder / ".thumbnails", 2)
+    assert [row.key for row in read(folder, prompt="p")[1]] == ["0.jpg", "1.jpg"]
+
+
+def test_links_to_folders_are_followed_and_each_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files(tmp_path, "d/z/a.jsonl", "far/b.jsonl", "far/sub/c.jsonl")
+    (tmp_path / "d/link").symlink_to("../far")
+    (tmp_path / "d/loop").symlink_to("..")
+    (tmp_path / "d/again").symlink_to("z")
+    (tmp_path / "far/back").symlink_to("../d")
+    (tmp_path / "d/z/gone").symlink_to("nowhere")
+    (tmp_path / "d/z/self").symlink_to("self")
+    expected = ["d/link/b.jsonl", "d/link/sub/c.jsonl", "d/z/a.jsonl"]
+    assert names("d") == names("d/**/*.jsonl") == expected
+    assert names("d/*/*.jsonl") == ["d/again/a.jsonl", "d/link/b.jsonl", "d/z/a.jsonl"]  # as the pattern says
+    (tmp_path / "far/back").unlink()
+    assert names("d/lin*/**/*.jsonl") == names("d/link") == ["d/link/b.jsonl", "d/link/sub/c.jsonl"]
+    folder = folder_of_images(tmp_path / "images", 1)
+    folder_of_images(tmp_path / "elsewhere", 1)
+    (folder / "more").symlink_to(tmp_path / "elsewhere")
+    (folder / "gone.jpg").symlink_to("nowhere")
+    assert [row.key for row in read(folder, prompt="p")[1]] == ["gone.jpg", "more/0.jpg", "0.jpg"]
+
+
+@pytest.mark.parametrize("ending", ["jsonl.gz", "csv.zst", "parquet.bz2", "tar.xz"])
+def test_packed_shards_beside_others_are_refused(tmp_path: Path, ending: str) -> None:
+    files(tmp_path, "0.jsonl", f"1.{ending}", "notes.txt", "readme.gz")
+    with pytest.raises(
+        DataError, match=rf"holds 1\.{ending}, which is packed; unpack it, or name the files that are the"
+    ):
+        names(str(tmp_path))
+    with pytest.raises(DataError, match=rf"1\.{ending}, which is none of"):
+        names(f"{tmp_path}/?.*")
+
+
+def test_folders_of_other_file_systems(tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    system = fsspec.filesystem("memory")
+    for name in ("a.jsonl", "x.jsonl/part-0.jsonl", "_temporary/0/b.jsonl", ".hidden/c.jsonl", "sub/d.jsonl"):
+        system.pipe_file(f"/found/{name}", b'{"image": "a.jpg", "prompt": "p"}\n')
+    try:
+        url = "memory:///found"
+        expected = [f"memory:///found/{name}" for name in ("a.jsonl", "sub/d.jsonl", "x.jsonl/part-0.jsonl")]
+        assert [n.replace("memory://found", url) for n in names(url)] == expected
+        assert [n.replace("memory://found", url) for n in names(f"{url}/**/*.jsonl")] == expected
+        assert len(names(f"{url}/*.jsonl")) == 2
+    finally:
+        system.rm("/found", recursive=True)

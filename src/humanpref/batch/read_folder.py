@@ -8,6 +8,7 @@ from collections.abc import Iterator, Set
 
 from humanpref.batch.places import ReadStoppedError, failing_with_name, filesystem, is_passing, join, read_bytes
 from humanpref.batch.records import Problem, Reading, Row, Shard, Span
+from humanpref.batch.walk import files_below
 from humanpref.errors import DataError
 from humanpref.images import SUFFIXES, natural
 
@@ -40,7 +41,7 @@ def spans(shard: Shard, reading: Reading, rows: int) -> Iterator[Span]:  # noqa:
     """Yield spans of at most `rows` images, in natural order, each with the .txt file beside it, if there is one."""
     system, path = filesystem(shard.url)
     with failing_with_name(shard.name):
-        names = {posixpath.relpath(found, path) for found in system.find(path)}
+        names = set(files_below(system, path))
     images = sorted(filter(is_image, names), key=natural)
     for number, first in enumerate(range(0, len(images), rows)):
         chunk = images[first : first + rows]

@@ -9,6 +9,7 @@ from typing import Any
 from humanpref.batch.places import failing_with_name, filesystem, is_local
 from humanpref.batch.read_folder import digest, is_image
 from humanpref.batch.records import Reading, Shard
+from humanpref.batch.walk import files_below, is_hidden, matches
 from humanpref.errors import DataError
 from humanpref.images import natural
 
@@ -17,6 +18,9 @@ KINDS = {
     ".tar": "tar", ".tar.gz": "tar", ".tgz": "tar",
 }  # fmt: skip
 """The kind of a shard by the ending of its name."""
+
+PACKED = frozenset({".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip"})
+"""Endings of shards that cannot be read as they are."""
 
 MANIFEST, RUN = "manifest.jsonl", "run.json"  # what `humanpref generate` leaves beside its images
 
@@ -27,11 +31,18 @@ def kind_of(name: str) -> str | None:
     return next((kind for suffix, kind in KINDS.items() if lower.endswith(suffix)), None)
 
 
+def _is_packed_shard(name: str) -> bool:
+    stem, ending = posixpath.splitext(name.lower())
+    return ending in PACKED and kind_of(name) is None and kind_of(stem) is not None and not is_hidden(name)
+
+
 def find_shards(words: Sequence[str], reading: Reading) -> list[Shard]:
     """Return the shards that words stand for, in the order given; those of a folder or glob in natural order.
 
     A folder stands for the shards in it and below it; without any, for the images in it and below it; a folder of
-    `humanpref generate` for its manifest. Raises `DataError` where there is nothing, or shards of several kinds.
+    `humanpref generate` for its manifest; a glob for the files and folders that it matches. Links to folders are
+    followed; names that begin with . or _ are left out (images may begin with _). Raises `DataError` where there is
+    nothing, shards of several kinds, or packed ones beside others.
     """
     shards: list[Shard] = []
     for word in words:
@@ -62,12 +73,19 @@ def _expand(word: str, reading: Reading) -> list[Shard]:
     if system.isdir(path):
         return _folder(system, path, word, reading)
     if any(sign in word for sign in "*?["):
-        found = sorted((p for p in system.glob(path) if system.isfile(p)), key=natural)
+        found = matches(system, path)
         if not found:
             raise DataError(f"{word}: nothing matches this pattern")
-        if unknown := [p for p in found if kind_of(p) is None]:
-            raise DataError(f"{word}: matches {unknown[0]}, which is none of {', '.join(KINDS)}; narrow the pattern")
-        return [_file(system, p, _as_given(system, path, word, p), str(kind_of(p)), reading) for p in found]
+        shards: list[Shard] = []
+        for one in sorted(found, key=natural):
+            name = _as_given(system, path, word, one)
+            if found[one]:
+                shards += _folder(system, one, name, reading)
+            elif (kind := kind_of(one)) is None:
+                raise DataError(f"{word}: matches {one}, which is none of {', '.join(KINDS)}; narrow the pattern")
+            else:
+                shards.append(_file(system, one, name, kind, reading))
+        return shards
     raise DataError(f"{word}: no such file or folder")
 
 
@@ -76,16 +94,21 @@ def _folder(system: Any, path: str, word: str, reading: Reading) -> list[Shard]:
     manifest = posixpath.join(path, MANIFEST)
     if system.isfile(manifest) and system.isfile(posixpath.join(path, RUN)):
         return [_file(system, manifest, f"{word}/{MANIFEST}", "jsonl", reading)]
-    files = system.find(path)
-    found = sorted((p for p in files if kind_of(p) and not posixpath.basename(p).startswith((".", "_"))), key=natural)
+    names = set(files_below(system, path))
+    shards = (posixpath.join(path, name) for name in names if kind_of(name) and not is_hidden(name))
+    found = sorted(shards, key=natural)
     kinds = sorted({str(kind_of(p)) for p in found})
     if len(kinds) > 1:
         raise DataError(
             f"{word}: holds {' and '.join(kinds)} files; name those that are the input ({word}/*.{kinds[0]})"
         )
     if found:
+        if packed := sorted(filter(_is_packed_shard, names), key=natural):
+            raise DataError(
+                f"{word}: holds {packed[0]}, which is packed; unpack it, or name the files that are the input "
+                f"({word}/*{posixpath.splitext(found[0])[1]})"
+            )
         return [_file(system, p, _as_given(system, path, word, p), kinds[0], reading) for p in found]
-    names = {posixpath.relpath(found, path) for found in files}
     if not (images := sum(map(is_image, names))):
         raise DataError(f"{word}: the folder holds neither shards ({', '.join(KINDS)}) nor images")
     url = path if is_local(system) else system.unstrip_protocol(path)
