@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -193,3 +194,36 @@ def test_folders_of_other_file_systems(tmp_path: Path) -> None:
         assert len(names(f"{url}/*.jsonl")) == 2
     finally:
         system.rm("/found", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("word", "out"),
+    [
+        ("d/**/*", "d/scores"),
+        ("d/**", "d/x/scores"),
+        ("d/*/a*", "d/scores"),
+        ("d/*", "d/scores"),
+        ("d/*", "d/x/y/scores"),
+        ("**/a-*", "d/scores"),
+    ],
+)
+def test_an_output_that_a_glob_would_find_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, out: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files(tmp_path, "d/x/a-1.jsonl")
+    for written in (out, f"./{out}/", str(tmp_path / out)):
+        with pytest.raises(BatchError, match=r"lies within the input .*; choose an OUT outside it"):
+            batch([word], written, LITE)
+    assert not (tmp_path / "d/scores").exists()
+
+
+def test_an_output_beside_what_a_glob_finds_is_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files(tmp_path, "d/a.jsonl")
+    for word in ("d/*.jsonl", "d/**/*.jsonl", "[d]/*.jsonl", "d/a*"):
+        for _ in range(2):
+            assert batch([word], "d/scores", LITE).rows == 1
+        shutil.rmtree("d/scores")
+    for _ in range(2):
+        assert batch(["d/**/*"], "d/.scores", LITE).rows == 1

@@ -9,7 +9,7 @@ from typing import Any
 from humanpref.batch.places import failing_with_name, filesystem, is_local
 from humanpref.batch.read_folder import digest, is_image
 from humanpref.batch.records import Reading, Shard
-from humanpref.batch.walk import files_below, is_hidden, matches
+from humanpref.batch.walk import files_below, is_hidden, is_pattern, matches
 from humanpref.errors import DataError
 from humanpref.images import natural
 
@@ -72,7 +72,7 @@ def _expand(word: str, reading: Reading) -> list[Shard]:
         return [_file(system, path, word, kind, reading)]
     if system.isdir(path):
         return _folder(system, path, word, reading)
-    if any(sign in word for sign in "*?["):
+    if is_pattern(word):
         found = matches(system, path)
         if not found:
             raise DataError(f"{word}: nothing matches this pattern")

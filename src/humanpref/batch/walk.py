@@ -6,7 +6,7 @@ import glob
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from humanpref.batch.places import is_local
@@ -70,21 +70,36 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def is_pattern(word: str) -> bool:
+    """Tell whether a word has a wildcard."""
+    return any(sign in word for sign in "*?[")
+
+
+def matcher(pattern: str) -> Callable[[str], bool]:
+    """Return what tells whether a pattern matches a path. A wildcard stands for no hidden name unless the pattern has
+    one that begins so, as `_*`. Raises `ValueError` for a pattern that is none: with ** beside other signs."""
+    from fsspec.utils import glob_translate
+
+    root, match = fixed_part(pattern), re.compile(glob_translate(pattern)).match
+    signs = tuple(sign for sign in HIDDEN if f"/{sign}" not in pattern[len(root) :])
+    return lambda path: match(path) is not None and not is_hidden(path[len(root) :].lstrip("/"), signs)
+
+
 def matches(system: Any, pattern: str) -> dict[str, bool]:
     """Return what a pattern matches, in no order: paths, and whether each is a folder. A folder that others of them lie
-    in is left out. A wildcard stands for no hidden name unless the pattern has one that begins so, as `_*`.
-
-    Raises what the file system does, and `ValueError` for a pattern that is none.
-    """
-    root = fixed_part(pattern)
-    signs = tuple(sign for sign in HIDDEN if f"/{sign}" not in pattern[len(root) :])
-    found = _matches_here(pattern) if is_local(system) else _matches_there(system, pattern)
-    found = {path: folder for path, folder in found.items() if not is_hidden(path[len(root) :].lstrip("/"), signs)}
+    in is left out. Raises what the file system does and `matcher`."""
+    is_match = matcher(pattern)
+    found = {path: folder for path, folder in _candidates(system, pattern) if is_match(path)}
     opened: set[str] = set()
     for path in found:
-        while len(path := posixpath.dirname(path)) > len(root) and path not in opened:
-            opened.add(path)
+        opened.update(folders_above(path))
     return {path: folder for path, folder in found.items() if path not in opened}
+
+
+def folders_above(path: str) -> list[str]:
+    """The folders that a path lies in, but for the root."""
+    parts = path.split("/")
+    return ["/".join(parts[:end]) for end in range(len(parts) - 1, 1, -1)]
 
 
 def fixed_part(pattern: str) -> str:
@@ -92,20 +107,16 @@ def fixed_part(pattern: str) -> str:
     return posixpath.dirname(re.split(r"[*?[]", pattern, maxsplit=1)[0])
 
 
-def _matches_there(system: Any, pattern: str) -> dict[str, bool]:
-    return {str(path): info["type"] == "directory" for path, info in system.glob(pattern, detail=True).items()}
-
-
-def _matches_here(pattern: str) -> dict[str, bool]:
-    """As fsspec matches, which follows no links."""
-    from fsspec.utils import glob_translate
-
-    glob_translate(pattern)  # refuses ** beside other signs
-    head, deep, tail = f"{pattern}/".partition("/**/")
-    if not deep:
-        return {path: os.path.isdir(path) for path in glob.glob(pattern)}  # noqa: PTH112, PTH207 - plain strings
-    import fsspec
-
-    system, match = fsspec.filesystem("file"), re.compile(glob_translate(f"**/{tail}".rstrip("/"))).match
-    bases = [base for base in glob.glob(head or "/") if os.path.isdir(base)]  # noqa: PTH112, PTH207
-    return {posixpath.join(base, name): folder for base in bases for name, folder in walk(system, base) if match(name)}
+def _candidates(system: Any, pattern: str) -> Iterator[tuple[str, bool]]:
+    """Yield what a pattern may match, and more; here Python finds it, since fsspec does not follow links."""
+    if not is_local(system):
+        for path, info in system.glob(pattern, detail=True).items():
+            yield str(path), info["type"] == "directory"
+        return
+    head, deep, _ = f"{pattern}/".partition("/**/")
+    for path in glob.glob(head if deep else pattern):  # noqa: PTH207 - plain strings
+        is_folder = os.path.isdir(path)  # noqa: PTH112
+        if deep and is_folder:
+            yield from ((posixpath.join(path, name), folder) for name, folder in walk(system, path))
+        elif not deep:
+            yield path, is_folder
