@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -227,3 +228,16 @@ def test_an_output_beside_what_a_glob_finds_is_not_refused(tmp_path: Path, monke
         shutil.rmtree("d/scores")
     for _ in range(2):
         assert batch(["d/**/*"], "d/.scores", LITE).rows == 1
+
+
+def test_shards_that_are_no_files_are_named(tmp_path: Path) -> None:
+    files(tmp_path, "0.jsonl")
+    os.mkfifo(tmp_path / "1.jsonl")  # which would never be read to its end
+    for word in (str(tmp_path), f"{tmp_path}/*"):
+        with pytest.raises(DataError, match=r"/1\.jsonl: is no regular file"):
+            names(word)
+    (tmp_path / "1.jsonl").unlink()
+    (tmp_path / "1.jsonl").symlink_to("nowhere")
+    for word in (str(tmp_path), f"{tmp_path}/*"):
+        with pytest.raises(DataError, match=r"/1\.jsonl: no such file"):
+            names(word)

@@ -117,7 +117,11 @@ def _folder(system: Any, path: str, word: str, reading: Reading) -> list[Shard]:
 
 def _file(system: Any, path: str, name: str, kind: str, reading: Reading) -> Shard:
     url = path if is_local(system) else system.unstrip_protocol(path)
-    return Shard(name, url, kind, int(system.size(path) or 0), reading.image_root or posixpath.dirname(url))
+    with failing_with_name(name):
+        about = system.info(path)
+    if about["type"] != "file":
+        raise DataError(f"{name}: is no regular file")
+    return Shard(name, url, kind, int(about["size"] or 0), reading.image_root or posixpath.dirname(url))
 
 
 def _as_given(system: Any, path: str, word: str, found: str) -> str:
