@@ -35,22 +35,19 @@ def walk(system: Any, root: str) -> Iterator[tuple[str, bool]]:
         names = (posixpath.relpath(found, root) for found in system.find(root))
         yield from ((name, False) for name in names if not is_hidden(name, (".",)))
         return
-    entered: set[tuple[int, int]] = set()
-    folders: list[str] = [""]
-    links: list[str] = []
+    entered: set[str] = set()  # by real paths: not every file system has numbers of its own for folders
+    folders, links = [("", os.path.realpath(root))], list[str]()
     while folders or links:
         if not folders:
             links.sort(reverse=True)
-            folders.append(links.pop())
-        folder = folders.pop()
-        path = posixpath.join(root, folder)
-        state = os.stat(path)  # noqa: PTH116 - plain strings: there may be millions
-        if (state.st_dev, state.st_ino) in entered:
+            folders.append((links[-1], os.path.realpath(posixpath.join(root, links.pop()))))
+        folder, real = folders.pop()
+        if real in entered:
             continue
-        entered.add((state.st_dev, state.st_ino))
+        entered.add(real)
         if folder:
             yield folder, True
-        with os.scandir(path) as entries:
+        with os.scandir(posixpath.join(root, folder)) as entries:
             for entry in entries:
                 name = posixpath.join(folder, entry.name)
                 if entry.name.startswith("."):
@@ -60,7 +57,7 @@ def walk(system: Any, root: str) -> Iterator[tuple[str, bool]]:
                 elif entry.is_symlink():
                     links.append(name)
                 else:
-                    folders.append(name)
+                    folders.append((name, posixpath.join(real, entry.name)))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
