@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ fsspec = pytest.importorskip("fsspec")
 import pyarrow.parquet as pq  # noqa: E402
 from fsspec.implementations.local import LocalFileSystem  # noqa: E402
 
-from humanpref.batch.places import is_passing  # noqa: E402
+from humanpref.batch.places import is_passing, read_bytes  # noqa: E402
 from humanpref.batch.readers import READERS, check_shards  # noqa: E402
 from humanpref.batch.records import Problem, Reading, Row  # noqa: E402
 from humanpref.batch.run import batch  # noqa: E402
@@ -144,6 +145,29 @@ def test_images_that_cannot_be_read_now_end_the_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.jsonl: /proc/self/mem: reading failed \(Input/output error\)"):
         batch([str(path)], str(tmp_path / "stopped"), LITE)
     assert not list((tmp_path / "stopped").glob("*.parquet"))
+
+
+def test_what_is_no_file_is_a_row(tmp_path: Path) -> None:
+    """A socket can never be opened, a pipe without a writer never ends, a device gives bytes without end."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(tmp_path / "socket.jpg"))  # whose path must be short
+        os.mkfifo(tmp_path / "pipe.jpg")
+        (tmp_path / "a.jpg").write_bytes(encoded(1))
+        names = ["socket.jpg", "pipe.jpg", "/dev/zero", "a.jpg"]
+        path = jsonl(tmp_path / "a.jsonl", [{"image": name, "prompt": "p"} for name in names])
+        batch([str(path)], str(tmp_path / "out"), LITE)
+    found = scores(tmp_path / "out")
+    assert [row["error_kind"] for row in found] == ["unreadable-image"] * 3 + [None]
+    assert found[0]["error"] == "socket.jpg: cannot be read (it is no regular file)"
+
+
+def test_files_are_read_up_to_the_limit(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 100)
+    assert read_bytes(str(tmp_path / "a"), 100) == b"x" * 100
+    assert b"Name:" in read_bytes("/proc/self/status", 1 << 20)  # a file that says that it is empty
+    for path in (str(tmp_path / "a"), f"flaky://{tmp_path}/a", "/proc/self/status"):
+        with pytest.raises(DataError, match="the file is over 99 bytes"):
+            read_bytes(path, 99)
 
 
 def test_prompts_that_cannot_be_read_now_end_the_run(tmp_path: Path) -> None:

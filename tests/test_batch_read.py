@@ -304,7 +304,7 @@ def test_what_words_stand_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.chdir(tmp_path)
     assert names("data") == names("data/") == ["data/2.jsonl", "data/10.jsonl", "data/sub/1.jsonl"]
-    assert names("data/*.jsonl") == ["data/2.jsonl", "data/10.jsonl", "data/_meta.jsonl"]
+    assert names("data/*.jsonl") == ["data/2.jsonl", "data/10.jsonl"]
     assert names("da*/1?.jsonl", "data/2.jsonl") == ["data/10.jsonl", "data/2.jsonl"]
     assert names("./data/2.jsonl") == ["./data/2.jsonl"]
     assert names(f"{tmp_path}/data/*0.jsonl") == [f"{tmp_path}/data/10.jsonl"]

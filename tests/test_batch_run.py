@@ -287,7 +287,7 @@ def test_two_parts_of_one_name_are_refused(images: Path, tmp_path: Path) -> None
         {"identities": "lite"},
         {"identities": [1]},
         {"shards": ["a.jsonl"]},
-        {"shards": {"a.jsonl": "12"}},
+        {"shards": {"a.jsonl": 12}},
     ],
 )
 def test_a_damaged_note_of_a_run_is_said(images: Path, tmp_path: Path, damage: dict[str, object]) -> None:
@@ -315,7 +315,7 @@ def test_an_output_of_another_run_is_refused(images: Path, tmp_path: Path, tiny_
     assert (report.rows, report.new_rows) == (3, 1)
     Path(data[0]).write_text(Path(data[0]).read_text() * 2)
     with pytest.raises(
-        BatchError, match=r"0\.jsonl: has changed since .*out was begun \(from [0-9]+ to [0-9]+ bytes\)"
+        BatchError, match=r"0\.jsonl: has changed since .*out was begun \(from [0-9]+ bytes to [0-9]+ bytes\)"
     ):
         batch(data, out, LITE)
     (tmp_path / "file").write_text("")

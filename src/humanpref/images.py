@@ -193,8 +193,9 @@ def _remote(url: str, allow_url: bool) -> RemoteImage:
 
 
 def natural(path: Path | RemoteImage | str) -> list[tuple[int, str]]:
-    """A key to sort by that puts 2 before 10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", str(path)) if part]
+    """A key to sort by that puts 2 before 10, and always one of 2 and 02 before the other."""
+    parts = [part for part in re.split(r"([0-9]+)", str(path)) if part]
+    return [*((int(part), "") if part.isdecimal() else (-1, part) for part in parts), (-2, str(path))]
 
 
 def _fetch(url: str) -> bytes:

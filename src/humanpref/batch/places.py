@@ -7,8 +7,10 @@ import io
 import logging
 import os
 import posixpath
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, Literal
 
 from humanpref.errors import DataError, HumanprefError, MissingExtraError, reason_of
@@ -169,13 +171,26 @@ class _Watched(io.RawIOBase):
 
 
 def read_bytes(url: str, limit: int) -> bytes:
-    """Read a whole file. Raises `DataError` for one over `limit`, and what its file system does."""
-    if "://" not in url:
-        if os.stat(url).st_size > limit:  # noqa: PTH116 - a Path for each image would cost as much as the call
-            raise DataError(f"the file is over {limit // 2**20} MiB")
-        with open(url, "rb") as file:  # noqa: PTH123
-            return file.read()
-    system, path = filesystem(url)
-    if (size := system.size(path)) is not None and size > limit:
-        raise DataError(f"the file is over {limit // 2**20} MiB")
-    return bytes(system.cat_file(path))
+    """Read a whole file. Raises `DataError` for one over `limit`, or none at all (a pipe, a device), and what its file
+    system does."""
+    size: int | None
+    if "://" in url:
+        system, path = filesystem(url)
+        size = system.size(path)
+        if size is not None and size <= limit:
+            return bytes(system.cat_file(path))
+        opening: Callable[..., Any] = partial(system.open, path)
+    else:
+        state = os.stat(url)  # noqa: PTH116 - a Path for each image would cost as much as the call
+        if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):  # opening a folder says that it is one
+            raise DataError("it is no regular file")
+        size, opening = state.st_size, partial(open, url)
+    content, told = b"", size or 0
+    if told <= limit:
+        with opening(mode="rb") as file:
+            content = file.read(told + 1)
+            if len(content) > told:  # it grows, or does not say how long it is
+                content += file.read(limit + 1 - len(content))
+    if max(told, len(content)) > limit:
+        raise DataError(f"the file is over {limit:,} bytes")
+    return content

@@ -73,7 +73,9 @@ def rows(span: Span, reading: Reading) -> Iterator[Row]:
     try:
         with _open(span.shard) as (_, file):
             first, groups = _groups(file.metadata, span.first, end)
-            columns = [name for name in (reading.image_column, reading.prompt_column) if name is not None]
+            columns = [reading.image_column]
+            if reading.prompt_column is not None and reading.prompt_column in file.schema_arrow.names:
+                columns.append(reading.prompt_column)
             at = first
             for batch in file.iter_batches(AT_ONCE, row_groups=groups, columns=columns, use_threads=False):
                 images = batch.column(columns[0])

@@ -6,8 +6,8 @@ know where in the file it starts, and because a damaged file must end in a row t
 
 from __future__ import annotations
 
+import gzip
 import json
-import lzma
 import posixpath
 import tarfile
 import zlib
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from humanpref.batch.columns import PROMPTS
+from humanpref.batch.columns import PROMPTS, is_utf8
 from humanpref.batch.places import filesystem, is_local, opened
 from humanpref.batch.records import Problem, Reading, Row, Shard, Span
 from humanpref.errors import DataError, reason_of
@@ -25,24 +25,33 @@ from humanpref.images import SUFFIXES
 TEXTS = ("txt", "prompt", "caption", "text")
 MAX_BYTES = 1 << 30
 
-_DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, OverflowError)
-"""What a damaged file makes Python raise: `OSError` for bzip2 and gzip, `OverflowError` for sizes out of all bounds.
+_GZIP = b"\x1f\x8b"
+
+_DAMAGE = (tarfile.TarError, EOFError, zlib.error, OSError, OverflowError)
+"""What a damaged file makes Python raise: `OSError` for gzip, `OverflowError` for sizes out of all bounds.
 Errors of reading the file itself are none of these: `opened` gives them a class of their own."""
 
 
 class _Strict(tarfile.TarInfo):
-    """A header; one that is damaged or missing is an error, where Python would take it for the end of the file."""
+    """A header; one that is damaged or missing is an error, where Python would take it for the end of the file, or,
+    looking beyond the mark of an end for another tar file (`ignore_zeros`), pass it over."""
 
     @classmethod
     def fromtarfile(cls, archive: Any) -> Any:
         try:
-            return super().fromtarfile(archive)
+            header = super().fromtarfile(archive)
         except tarfile.HeaderError as error:
             kind = type(error).__name__
-            if archive.offset == 0 or kind == "EOFHeaderError":  # no tar file at all; the mark of its end
+            if kind == "EOFHeaderError":  # the mark of an end
+                archive.ended = True
                 raise
-            why = "it ends without the mark of its end" if kind == "EmptyHeaderError" else str(error)
-            raise tarfile.ReadError(why) from None
+            if kind != "EmptyHeaderError":
+                raise tarfile.ReadError(str(error)) from None
+            if archive.offset and not getattr(archive, "ended", False):
+                raise tarfile.ReadError("it ends without the mark of its end") from None
+            raise
+        archive.ended = False
+        return header
 
 
 @dataclass
@@ -115,9 +124,10 @@ def _samples(archive: Any, *, read: bool) -> Iterator[_Sample]:
             break
         archive.members = []  # or they would add up
         folder, name = posixpath.split(member.name)
-        if not member.isfile() or name.startswith("."):
+        if member.isdir() or name.startswith("."):
             continue
         stem, _, extension = name.partition(".")
+        extension = extension.lower()
         key = posixpath.join(folder, stem)
         if sample is not None and sample.key != key:
             yield sample
@@ -126,7 +136,9 @@ def _samples(archive: Any, *, read: bool) -> Iterator[_Sample]:
             sample = _Sample(key, member.offset)
         if extension in sample.members:
             sample.problem = f"the sample has two members .{extension}"
-        sample.members[extension] = _content(archive, member, sample) if read else b""
+        if not member.isfile():
+            sample.problem = f"{member.name}: is a link or a device, whose content the tar file does not hold here"
+        sample.members[extension] = _content(archive, member, sample) if read and member.isfile() else b""
     if sample is not None:
         yield sample
 
@@ -150,23 +162,31 @@ def _row(number: int, sample: _Sample, reading: Reading) -> Row:
         prompt = _prompt(sample.members, reading)
     except (ValueError, RecursionError) as error:  # RecursionError: JSON of a thousand brackets
         return Row(number, sample.key, None, Problem("bad-row", f"the prompt cannot be read ({reason_of(error)})"))
-    wanted = [reading.image_column] if reading.image_column else [e for e in sample.members if _is_image(e)]
-    image = next((sample.members[name] for name in wanted if name in sample.members), None)
-    if image is None:
-        return Row(number, sample.key, prompt, Problem("no-image", f"no image among .{', .'.join(sample.members)}"))
-    return Row(number, sample.key, prompt, image)
+    return Row(number, sample.key, prompt, _image(sample.members, reading))
 
 
-def _is_image(extension: str) -> bool:
-    return "." + extension.rsplit(".", 1)[-1].lower() in SUFFIXES
+def _image(members: dict[str, bytes], reading: Reading) -> bytes | Problem:
+    """The image: the member that the user names, or the only one that is an image, or the only one with nothing before
+    its ending (.jpg beside .depth.png)."""
+    if reading.image_column:
+        found = [name for name in members if name == reading.image_column.lower()]
+    else:
+        images = [name for name in members if "." + name.rpartition(".")[2] in SUFFIXES]
+        found = [name for name in images if "." not in name] or images
+    if len(found) == 1:
+        return members[found[0]]
+    if found:
+        why = f"the sample has several images (.{', .'.join(found)}); choose one by --image-column"
+        return Problem("bad-row", why)
+    return Problem("no-image", f"no image among .{', .'.join(members)}")
 
 
 def _prompt(members: dict[str, bytes], reading: Reading) -> str | None:
     """The prompt: a text member, or a text in the JSON member. Raises `ValueError` for what is neither."""
     column = reading.prompt_column
     for name in TEXTS if column is None else (column,):
-        if name in members and name != "json":
-            return members[name].decode("utf-8-sig").strip()
+        if name.lower() in members and name.lower() != "json":
+            return members[name.lower()].decode("utf-8-sig").strip()
     if "json" in members:
         values = json.loads(members["json"])
         if not isinstance(values, dict):
@@ -175,6 +195,8 @@ def _prompt(members: dict[str, bytes], reading: Reading) -> str | None:
             if values.get(name) is not None:
                 if not isinstance(values[name], str):
                     raise ValueError(f"{name} in the .json is no text")
+                if not is_utf8(values[name]):
+                    raise ValueError(f"{name} in the .json has half a surrogate pair")
                 return str(values[name])
     return reading.prompt
 
@@ -188,9 +210,12 @@ def _is_seekable(shard: Shard) -> bool:
 def _open(shard: Shard, offset: int = 0) -> Iterator[Any]:
     seekable = _is_seekable(shard)
     with opened(shard.url, shard.name) as raw:
+        is_packed = not seekable and raw.read(2) == _GZIP
         raw.seek(offset)
+        file: Any = gzip.GzipFile(fileobj=raw) if is_packed else raw  # Python's own "r|gz" ends with the first member
+        mode: Any = "r:" if seekable else "r|"
         try:
-            archive: Any = tarfile.open(fileobj=raw, mode="r:" if seekable else "r|*", tarinfo=_Strict)  # noqa: SIM115 - closed below
+            archive: Any = tarfile.open(fileobj=file, mode=mode, tarinfo=_Strict, ignore_zeros=True)  # noqa: SIM115 - closed below
         except _DAMAGE as error:
             raise DataError(f"{shard.name}: damaged, truncated or no tar file ({reason_of(error)})") from None
         with archive:

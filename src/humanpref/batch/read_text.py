@@ -7,10 +7,11 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeAlias
 
-from humanpref.batch.columns import choose_columns
+from humanpref.batch.columns import PROMPTS, choose_columns, is_utf8
 from humanpref.batch.places import opened
 from humanpref.batch.records import Problem, Reading, Row, Shard, Span
 from humanpref.errors import DataError
@@ -19,12 +20,16 @@ _BOM = b"\xef\xbb\xbf"
 GUESS_FROM = 100
 """Lines of JSON whose keys the columns are guessed from: a first row may lack what others have."""
 
+MAX_CELL = 1 << 20
+"""Characters of a cell of CSV at most. A quote that is not closed would make one cell of all that follows."""
+
 Record: TypeAlias = "tuple[int, int, dict[str, Any] | str]"
 """Where a row starts and ends, in bytes, and its values or what is wrong with it."""
 
 
 def check(shard: Shard, reading: Reading, *, reads_prompt: bool) -> Reading:
-    """See that a shard has the columns -> the reading with its columns named."""
+    """See that a shard has the columns -> the reading with its columns named; not the prompt's of JSON Lines, where
+    each row has the keys that it has, and the first known one is its prompt."""
     with _open(shard) as file:
         if shard.kind == "csv":
             names = _header(file, shard)
@@ -35,7 +40,8 @@ def check(shard: Shard, reading: Reading, *, reads_prompt: bool) -> Reading:
                 return reading  # an empty shard has no columns to differ
             if not names:
                 raise DataError(f"{shard.name}: not JSON Lines ({next(v for v in found if isinstance(v, str))})")
-    return choose_columns(reading, names, shard.name, reads_prompt=reads_prompt)
+    chosen = choose_columns(reading, names, shard.name, reads_prompt=reads_prompt)
+    return replace(chosen, prompt_column=None) if shard.kind == "jsonl" and reading.prompt_column is None else chosen
 
 
 def spans(shard: Shard, reading: Reading, rows: int) -> Iterator[Span]:  # noqa: ARG001 - as the other kinds
@@ -64,10 +70,14 @@ def _row(number: int, values: dict[str, Any] | str, reading: Reading) -> Row:
     if isinstance(values, str):
         return Row(number, None, None, Problem("bad-row", values))
     image = values.get(reading.image_column or "")
-    prompt = values.get(reading.prompt_column) if reading.prompt_column is not None else None
-    prompt = reading.prompt if prompt is None else prompt
+    names = [name for name in PROMPTS if name != reading.image_column]
+    if reading.prompt_column is not None:
+        names = [reading.prompt_column]
+    prompt = next((values[name] for name in names if values.get(name) is not None), reading.prompt)
     if prompt is not None and not isinstance(prompt, str):
         return Row(number, None, None, Problem("bad-row", f"the prompt is no text: {str(prompt)[:60]}"))
+    if prompt is not None and not is_utf8(prompt):
+        return Row(number, None, None, Problem("bad-row", "the prompt has half a surrogate pair"))
     if isinstance(image, dict) and isinstance(image.get("path"), str):
         image = image["path"]
     if not image:
@@ -140,7 +150,7 @@ def _header(file: io.BufferedReader, shard: Shard) -> list[str]:
     file.seek(0)
     lines = _Lines(file, 0)
     try:
-        names = next(csv.reader(lines, delimiter=_delimiter(shard), strict=True), None)
+        names = next(_reader(lines, _delimiter(shard)), None)
     except csv.Error as error:
         raise DataError(f"{shard.name}: line 1: not readable as CSV ({error})") from None
     if not names:
@@ -153,7 +163,7 @@ def _header(file: io.BufferedReader, shard: Shard) -> list[str]:
 
 def _csv_rows(file: io.BufferedReader, start: int, names: list[str], delimiter: str) -> Iterator[Record]:
     lines = _Lines(file, start)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    reader = _reader(lines, delimiter)
     while True:
         begin = lines.read
         values: dict[str, Any] | str
@@ -162,15 +172,25 @@ def _csv_rows(file: io.BufferedReader, start: int, names: list[str], delimiter: 
         except StopIteration:
             return
         except csv.Error as error:
-            values = f"the line is not readable as CSV ({error})"
-            reader = csv.reader(lines, delimiter=delimiter, strict=True)  # the next line begins afresh
+            cells, values = None, f"the line is not readable as CSV ({error})"
         else:
             if not cells:
                 continue
             if len(cells) != len(names):
                 values = f"the line has {len(cells)} cells where the header has {len(names)}"
+                cells = None
             elif any("\udc80" <= sign <= "\udcff" for cell in cells for sign in cell if sign > "\ud7ff"):
                 values = "the line is not in UTF-8"
             else:
                 values = {name: cell or None for name, cell in zip(names, cells, strict=True)}
+        if cells is None:  # a stray quote may have swallowed rows that follow: they begin after the first line
+            file.seek(begin)
+            lines = _Lines(file, begin)
+            next(lines)
+            reader = _reader(lines, delimiter)
         yield begin, lines.read, values
+
+
+def _reader(lines: _Lines, delimiter: str) -> Iterator[list[str]]:
+    csv.field_size_limit(MAX_CELL)  # Python's own is so low that prompts may be longer
+    return csv.reader(lines, delimiter=delimiter, strict=True)

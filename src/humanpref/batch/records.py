@@ -42,13 +42,19 @@ class Reading:
 @dataclass(frozen=True)
 class Shard:
     """One file of the input, or one folder of images. `name` is the path as it was given, `size` in bytes (of a folder:
-    its images), `root` the folder that its image paths are relative to."""
+    its images), `root` the folder that its image paths are relative to, `digest` of the names in a folder."""
 
     name: str
     url: str
     kind: str
     size: int
     root: str
+    digest: str = ""
+
+    @property
+    def state(self) -> str:
+        """What must stay as it is while an output is made of it, in words."""
+        return f"{self.size:,} images of digest {self.digest}" if self.kind == "folder" else f"{self.size:,} bytes"
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from itertools import islice
 from typing import Any, Literal
 
 from humanpref.batch.parts import part_name, require_pyarrow
-from humanpref.batch.places import filesystem
+from humanpref.batch.places import failing_with_name, filesystem
 from humanpref.batch.readers import READERS, check_shards
 from humanpref.batch.records import BatchError, BatchReport, Counts, Part, Reading, Shard, Span
 from humanpref.batch.score import MakeScoring, Model, model_name
 from humanpref.batch.shards import find_shards
 from humanpref.batch.store import ScoreFolder, check_out
+from humanpref.batch.walk import fixed_part, folders_above, is_pattern, matcher
 from humanpref.engines import Engine, run_map
 from humanpref.errors import DataError
 from humanpref.scorers import get_spec
@@ -73,7 +74,7 @@ def batch(
     require_pyarrow()
     check_out(out)
     shards = find_shards(words, reading)
-    _check_outside(words, out)
+    _check_outside(words, out, shards)
     chosen = check_shards(shards, reading, reads_prompt=any(get_spec(m.name).reads_prompt for m in models))
     settings = {
         "models": [asdict(model) for model in models],
@@ -194,12 +195,19 @@ class _Run:
         return tuple(notes)
 
 
-def _check_outside(words: Sequence[str], out: str) -> None:
+def _check_outside(words: Sequence[str], out: str, shards: Sequence[Shard]) -> None:
     """Refuse an output within the input: its parts would be the next run's input."""
     system, path = filesystem(out)
     for word in words:
-        other, folder = filesystem(word)
-        if type(other) is type(system) and f"{path}/".startswith(f"{folder.rstrip('/')}/"):
+        other, given = filesystem(word)
+        if type(other) is not type(system):
+            continue
+        within = f"{path}/".startswith(f"{given.rstrip('/')}/")
+        if is_pattern(given) and f"{path}/".startswith(f"{fixed_part(given).rstrip('/')}/"):
+            parts = (f"{path}/{part_name(Span(shard, 0, 0, None))}" for shard in shards)
+            with failing_with_name(word):
+                within = any(map(matcher(given), (path, *folders_above(path), *parts)))
+        if within:
             raise BatchError(f"{out}: lies within the input {word}; choose an OUT outside it")
 
 

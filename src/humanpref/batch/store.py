@@ -24,7 +24,7 @@ from humanpref.files import HeldError, hold, remove_parts, sync, whole
 ABOUT, SUCCESS, LOCK = "_batch.json", "_SUCCESS", ".lock"
 """Names that readers of Parquet folders pass over."""
 
-VERSION = 2
+VERSION = 3
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az", "adl", "oci", "hf", "memory"})
 """File systems on which a file is there when it is whole."""
 
@@ -72,19 +72,19 @@ class ScoreFolder:
     def agree(self, settings: Mapping[str, Any], shards: Sequence[Shard]) -> None:
         """Check that this run goes on with what is here, and note it. Shards may be added.
 
-        Raises `BatchError` naming what differs, or the shard that is gone or of another size.
+        Raises `BatchError` naming what differs, or the shard that is gone or has changed.
         """
         about = self._read_about()
-        now = {shard.name: shard.size for shard in shards}
+        now = {shard.name: shard.state for shard in shards}
         identities = None
         if about is not None:
             self._compare(about["settings"], settings)
-            for name, size in about["shards"].items():
+            for name, state in about["shards"].items():
                 if name not in now:
                     raise BatchError(f"{self.out}: was made with the shard {name}, too, which is not in the input now")
-                if now[name] != size:
+                if now[name] != state:
                     raise BatchError(
-                        f"{name}: has changed since {self.out} was begun (from {size:,} to {now[name]:,} bytes); "
+                        f"{name}: has changed since {self.out} was begun (from {state} to {now[name]}); "
                         "choose another OUT"
                     )
             identities = about["identities"]
@@ -215,8 +215,8 @@ def _check_kinds(about: Mapping[str, Any]) -> None:
     """Raise `TypeError` where the file does not hold what `agree` wrote."""
     settings, identities, shards = about["settings"], about["identities"], about["shards"]
     strings = identities is None or (isinstance(identities, list) and all(isinstance(x, str) for x in identities))
-    sizes = isinstance(shards, dict) and all(isinstance(size, int) for size in shards.values())
-    if not (isinstance(settings, dict) and strings and sizes):
+    states = isinstance(shards, dict) and all(isinstance(state, str) for state in shards.values())
+    if not (isinstance(settings, dict) and strings and states):
         raise TypeError("of another kind")
     if not all(isinstance(model, dict) for model in settings["models"]):
         raise TypeError("of another kind")
