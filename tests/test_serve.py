@@ -321,6 +321,23 @@ def test_no_images_ask_only_about_the_prompt() -> None:
         assert (found["results"], found["prompts"][0]["truncated"]) == ([], True)
 
 
+@pytest.mark.parametrize("route", ["score", "compare"])
+def test_prompts_are_tokenized_once_and_never_on_the_event_loop(route: str) -> None:
+    asked = []
+
+    class Tokenizing(SlowScorer):
+        def truncated(self, prompt: str) -> bool:
+            asked.append((prompt, threading.current_thread()))
+            return super().truncated(prompt)
+
+    prompt = "x" * 31
+    with slow(Tokenizing()) as served:
+        reply = served.http.post(f"/v1/{route}", json=body(png(), png(1), prompt=prompt)).json()
+        assert reply["notes"] == ["the prompt is longer than 30 tokens: only its first 30 were read"]
+        assert [text for text, _ in asked] == [prompt]
+        assert asked[0][1] is not served.thread
+
+
 def test_other_routes_and_methods(lite: Served) -> None:
     assert error(lite.http.get("/nope"))[:2] == (404, "not_found")
     assert error(lite.http.get("/docs"))[:2] == (404, "not_found")

@@ -94,7 +94,7 @@ async def compare(request: Request) -> Response:
         "images": [source.name for source in asked.sources],
         "scores": scores,
         "probabilities": statistics.pairwise_probabilities(scores, scale).tolist(),
-        "notes": prompt_notes(model.scorer, asked.distinct[0]),
+        "notes": prompt_notes(model.scorer, asked.distinct[0], cut[0]),
     }
     return _json(answer)
 
@@ -209,7 +209,8 @@ def score_answer(
             row |= {"rank": rank, "win_probability": chance}
         for row in rows:
             row["prompt"] = number
-    notes = dict.fromkeys(note for prompt in asked.distinct for note in prompt_notes(model.scorer, prompt))
+    judged = zip(asked.distinct, cut, strict=True)
+    notes = dict.fromkeys(note for prompt, over in judged for note in prompt_notes(model.scorer, prompt, over))
     return {
         "model": model.name,
         "identity": model.short_identity,
