@@ -45,7 +45,7 @@ from humanpref.web import LastingFiles, static_version
 
 STATIC = Path(__file__).parent / "static"
 PARSED_HERE = 256 * 1024
-"""Larger JSON bodies are parsed in a thread, so that the event loop goes on."""
+"""Larger bodies are parsed in a thread, so that the event loop goes on."""
 
 router = APIRouter()
 
@@ -155,12 +155,13 @@ def _service(request: Request) -> Service:
 
 
 async def _read(request: Request, shape: type[ScoreBody] | type[CompareBody]) -> ScoreRequest:
-    content = body_of(request)
-    if request.headers["content-type"].lower().startswith("multipart/"):
-        return await read_form(content, request.headers, max_images=_service(request).config.max_images)
-    if len(content) <= PARSED_HERE:
-        return read_json(content, shape)
-    return await anyio.to_thread.run_sync(read_json, content, shape)
+    content, content_type = body_of(request), request.headers["content-type"]
+    max_images = _service(request).config.max_images
+    if content_type.lower().startswith("multipart/"):
+        read = partial(read_form, content, content_type, max_images=max_images)
+    else:
+        read = partial(read_json, content, shape, max_images=max_images)
+    return read() if len(content) <= PARSED_HERE else await anyio.to_thread.run_sync(read)
 
 
 async def _judge(
