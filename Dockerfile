@@ -27,9 +27,9 @@ EXPOSE 8000
 # What was taken in is answered first, for 30 seconds at the most: docker run --stop-timeout 40 (docker's own are 10).
 STOPSIGNAL SIGTERM
 
-# The time to load, or download, a model first is the start period's.
+# The time to load, or download, a model first is the start period's. Docker may give the container a proxy: not for this.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10m --retries=3 \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
+    CMD ["python", "-c", "from urllib.request import ProxyHandler, build_opener; build_opener(ProxyHandler({})).open('http://127.0.0.1:8000/readyz', timeout=4)"]
 
 # exec: the service itself gets the signal to stop, and answers what it has taken in.
 ENTRYPOINT ["sh", "-c", "exec humanpref serve --host 0.0.0.0 --port 8000 --model \"$HUMANPREF_MODEL\" \"$@\"", "humanpref"]

@@ -1,7 +1,7 @@
 """python recipes/ddpo_with_reward.py --steps 30
 
 DDPO (arXiv 2305.13301) in small: policy gradients on the steps of DDIM, driven by nothing but a reward function
-`(images, prompts, metadata) -> (scores, info)`, the signature of ddpo-pytorch and flow_grpo. The reward here is one of
+`(images, prompts, metadata) -> (scores, info)`, the signature of ddpo-pytorch. The reward here is one of
 this package's scorers (`humanpref.reward.RewardFunction`), so `lite`, which is not differentiable, will do; the
 loop does not know. On the diffusion model of the shapes world, on a CPU; needs `pip install -e ".[generate]"`.
 

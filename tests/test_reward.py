@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from humanpref import ScoreError, UnknownNameError, load_scorer
-from humanpref.reward import RewardFunction
+from humanpref.reward import RewardFunction, as_flow_grpo
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "recipes"))
@@ -52,6 +53,28 @@ def test_several_scorers_are_added_by_their_weights(pixels: np.ndarray, load_tin
     scores, info = reward(pixels, PROMPTS, None)
     np.testing.assert_allclose(scores, 10 * info["tiny"] + info["lite"], rtol=1e-6)
     assert set(info) == {"tiny", "lite"}
+
+
+def test_flow_grpo_calls_it_as_its_own(pixels: np.ndarray) -> None:
+    """As `scripts/train_sd3.py` does, and as `multi_score` does with what is registered there."""
+    reward = RewardFunction({"a": load_scorer("lite"), "b": load_scorer("lite")}, {"a": 3.0})
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    scores, own = reward(images, PROMPTS, [{}] * 3)
+    with ThreadPoolExecutor(1) as executor:
+        rewards, _ = executor.submit(as_flow_grpo(reward), images, PROMPTS, [{}] * 3, only_strict=False).result()
+    assert set(rewards) == {"avg", "a", "b"}
+    assert torch.as_tensor(rewards["avg"]).float().tolist() == scores.tolist()
+    assert torch.equal(torch.as_tensor(rewards["b"]), torch.as_tensor(own["b"]))
+    with_references, _ = as_flow_grpo(reward)(images, PROMPTS, [{}] * 3, images)
+    assert with_references["avg"].tolist() == scores.tolist()
+    with pytest.raises(ScoreError, match="'avg'"):
+        as_flow_grpo(RewardFunction({"avg": load_scorer("lite")}))
+
+    make = lambda device: reward  # noqa: E731 - as the documentation writes it
+    assert "device" in make.__code__.co_varnames  # that is what multi_score asks
+    inner, details = make("cpu")(images, PROMPTS, [{}] * 3)
+    assert [2.0 * score for score in inner] == [2.0 * score for score in scores]
+    assert isinstance(details, dict)
 
 
 @pytest.mark.parametrize(

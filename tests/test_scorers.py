@@ -379,7 +379,7 @@ def test_a_tokenizer_does_not_remember_all_words(load_tiny, monkeypatch: pytest.
     expected = tokenizer(prompts)
     assert len(tokenizer.cache) == 53
     assert not any(len(word) > 64 for word in tokenizer.cache)
-    monkeypatch.setattr("humanpref.scorers.clip_networks.MOST_WORDS", 10)
+    monkeypatch.setattr("humanpref.scorers.clip_tokens.MOST_WORDS", 10)
     other = load_tiny().tokenizer
     assert torch.equal(other(prompts), expected)
     assert torch.equal(other(prompts), expected)

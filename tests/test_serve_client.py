@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from humanpref import compare, load_scorer, rank
 from humanpref.cache import ScoreCache
@@ -90,6 +96,21 @@ def test_errors_of_images_stay_with_their_images(lite: Served, tmp_path: Path) -
         with pytest.raises(ClientError, match="--allow-url") as caught:
             client.score([RemoteImage("http://a.b/c.png")], "x")
         assert (caught.value.code, caught.value.status) == ("url_not_allowed", 403)
+
+
+def test_names_of_files_may_be_any_bytes_and_prompts_are_text(lite: Served, tmp_path: Path) -> None:
+    good = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    good.write_bytes(png())
+    bad = good.with_name(os.fsdecode(b"\xff.png"))
+    bad.write_bytes(b"no image")
+    with Client(lite.url) as client:
+        found = list(client.score_each([good, bad, EncodedImage(png(), "\udce9")], "x"))
+        assert found[0] == found[2] == load_scorer("lite").score(good, "x").item()
+        assert isinstance(found[1], ImageError)
+        with pytest.raises(ScoreError, match=r"prompt or URL holds '\\udc80'"):
+            client.score([good], "a \udc80")
+        with pytest.raises(ScoreError, match="half a surrogate"):
+            client.truncated("\ud800")
 
 
 def test_prompts_that_are_cut_are_known() -> None:
@@ -274,6 +295,103 @@ def test_a_silent_server_is_not_waited_for() -> None:
         pytest.raises(UnavailableError, match="timed out"),
     ):
         client.score(picture(), "x")
+
+
+def test_all_tries_together_have_a_deadline() -> None:
+    def busy(_: int, handler: BaseHTTPRequestHandler) -> None:
+        say(handler, 429, {"error": {"code": "busy", "message": "later"}}, Retry_After="30")
+
+    for answer, says in ((busy, "later"), (lambda _, handler: time.sleep(2), "timed out")):
+        with (
+            answering(answer) as (url, times),
+            Client(url, timeout=0.3, retries=100, pause=0.01, deadline=1.0) as client,
+        ):
+            began = time.monotonic()
+            with pytest.raises(UnavailableError, match=says):
+                client.score(picture(), "x")
+            assert len(times) <= 5  # of 101
+            assert time.monotonic() - began < 10  # a wait was of 30 s, and there were 100 of them
+
+
+WAITING = """
+import sys
+from humanpref.serve.client import Client
+from tests.toys import picture
+client = Client(sys.argv[1], timeout=120, parallel=2, batch=1)
+print("asking", flush=True)
+client.score([picture(seed=s) for s in range(4)], "x")
+"""
+
+
+@contextmanager
+def silent() -> Iterator[socket.socket]:
+    """Somebody who listens, and never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(60)
+        yield listening
+
+
+def test_ctrl_c_ends_a_program_that_waits_for_a_server() -> None:
+    with silent() as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        program = subprocess.Popen([sys.executable, "-c", WAITING, url], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+        try:
+            taken = [listening.accept()[0] for _ in range(2)]
+            assert all(one.recv(10) for one in taken)  # both requests are under way
+            program.send_signal(signal.SIGINT)
+            _, said = program.communicate(timeout=12)  # of the 120 that its threads would wait
+            assert b"KeyboardInterrupt" in said
+        finally:
+            program.kill()
+            program.communicate()
+        for one in taken:
+            one.close()
+
+
+@pytest.mark.parametrize("what", ["silence", "pause"])
+def test_closing_ends_what_is_under_way(what: str) -> None:
+    def answer(_: int, handler: BaseHTTPRequestHandler) -> None:
+        say(handler, 503, {"error": {"code": "draining", "message": "later"}}, Retry_After="60")
+
+    failed: list[Exception] = []
+
+    def ask(client: Client) -> None:
+        try:
+            client.truncated("x")
+        except ClientError as error:
+            failed.append(error)
+
+    with silent() as listening, answering(answer) as (busy, times):
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}" if what == "silence" else busy
+        client = Client(url, timeout=120)
+        thread = threading.Thread(target=ask, args=(client,), daemon=True)
+        thread.start()
+        if what == "silence":
+            taken = listening.accept()[0]
+            assert taken.recv(10)
+        else:
+            while not times:
+                time.sleep(0.01)
+        client.close()
+        thread.join(20)
+        assert not thread.is_alive()
+        assert failed[0].code == "interrupted"  # type: ignore[attr-defined]
+        with pytest.raises(ClientError, match="the client is closed"):
+            client.truncated("x")
+
+
+def test_what_is_over_the_servers_limits_is_not_sent(tmp_path: Path) -> None:
+    config = ServeConfig(max_body_bytes=4 * 2**20, max_image_bytes=2 * 2**20)
+    noise = np.random.default_rng(0).integers(0, 256, (6, 500, 600, 3), dtype=np.uint8)
+    images = [Image.fromarray(one) for one in noise]  # of 0.9 MB as PNG
+    (large := tmp_path / "large.png").write_bytes(bytes(2 * 2**20 + 100))
+    with serving(config=config) as served, Client(served.url, batch=8) as client:
+        *found, refused = client.score_each([*images, large], "x")
+        torch.testing.assert_close(torch.tensor(found), load_scorer("lite").score(images, "x"))
+        assert isinstance(refused, ImageError)
+        assert "large.png: the image is over 2,097,152 bytes" in str(refused)
+        assert served.metric("requests_total", route="/v1/score", status="200") == 2
+        assert served.metric("refused_total", code="body_too_large") == 0
 
 
 def test_a_real_server_that_is_full_is_waited_for() -> None:

@@ -113,6 +113,11 @@ def test_the_health_check_says_whether_it_is_ready() -> None:
         here = code.replace("http://127.0.0.1:8000", served.url)
         assert here != code
         assert subprocess.run([sys.executable, flag, here], check=False).returncode == 0
+        proxied = {**os.environ, "http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
+        proxied = {
+            name: value for name, value in proxied.items() if name.lower() != "no_proxy"
+        }  # as docker run gives it
+        assert subprocess.run([sys.executable, flag, here], check=False, env=proxied).returncode == 0
         served.service.admission.draining = True
         assert subprocess.run([sys.executable, flag, here], check=False, stderr=subprocess.DEVNULL).returncode == 1
         served.service.admission.draining = False

@@ -51,13 +51,14 @@ def score(
     scores = [value for _, value in good]
     ranks = metrics.competition_ranks(scores)
     chances = metrics.win_probabilities(scores, scorer.logit_scale)
+    cut = scorer.truncated(prompt)
     return ScoreReport(
         model=scorer.spec.name,
         prompt=prompt,
-        truncated=scorer.truncated(prompt),
+        truncated=cut,
         results=tuple(ScoredImage(*item, r, p) for item, r, p in zip(good, ranks, chances, strict=True)),
         failures=tuple(failures),
-        notes=prompt_notes(scorer, prompt),
+        notes=prompt_notes(scorer, prompt, cut),
     )
 
 
@@ -107,14 +108,14 @@ def compare(
     )
 
 
-def prompt_notes(scorer: Scorer, prompt: str) -> tuple[str, ...]:
-    """Say what a person should know of a prompt's scores: not read, empty, or cut."""
+def prompt_notes(scorer: Scorer, prompt: str, cut: bool) -> tuple[str, ...]:
+    """Say what a person should know of a prompt's scores: not read, empty, or `cut` (as `scorer.truncated` tells)."""
     notes = []
     if not scorer.spec.reads_prompt:
         notes.append(unread_note(scorer.spec.name))
     elif not prompt.strip():
         notes.append("the prompt is empty: the scores say only how the pictures fit no words at all")
-    if scorer.truncated(prompt):
+    if cut:
         n = scorer.spec.tokens
         notes.append(f"the prompt is longer than {n} tokens: only its first {n} were read")
     return tuple(notes)

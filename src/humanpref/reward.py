@@ -3,14 +3,17 @@
     reward = RewardFunction({"hps-v2.1": load_scorer("hps-v2.1"), "lite": load_scorer("lite")}, {"hps-v2.1": 10.0})
     scores, info = reward(images, prompts, metadata)
 
-The signature is that of the rewards of kvablack/ddpo-pytorch (`ddpo_pytorch/rewards.py`) and yifan123/flow_grpo
-(`flow_grpo/rewards.py`).
+That is how kvablack/ddpo-pytorch (`ddpo_pytorch/rewards.py`) calls a reward, and how yifan123/flow_grpo
+(`flow_grpo/rewards.py`, `multi_score`) calls each of those it adds up. What flow_grpo's loops call is their sum:
+
+    reward_fn = as_flow_grpo(reward)
+    rewards, _ = reward_fn(images, prompts, metadata, only_strict=True)    # {"avg": ..., "hps-v2.1": ..., "lite": ...}
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +68,42 @@ class RewardFunction:
         for name, scores in own.items():
             total += np.float32(self.weights[name]) * scores
         return total, own
+
+
+class FlowGrpoReward(Protocol):
+    """What the training loops of flow_grpo call."""
+
+    def __call__(
+        self,
+        images: RewardImages,
+        prompts: str | Sequence[str],
+        metadata: object = None,
+        ref_images: object = None,
+        only_strict: bool = True,
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Score n images -> ({"avg": the reward, (n,); name of scorer: its own scores, (n,)}, {})."""
+
+
+def as_flow_grpo(reward: RewardFunction) -> FlowGrpoReward:
+    """Make of a reward what `multi_score` of flow_grpo's `rewards.py` returns, to be used in its place.
+
+    `ref_images` and `only_strict` are for rewards of other kinds and not read. "avg" is the weighted sum, as flow_grpo
+    names it. Raises `ScoreError` where a scorer has that name.
+    """
+    if "avg" in reward.scorers:
+        raise ScoreError("a scorer is named 'avg', as flow_grpo names the weighted sum; give it another name")
+
+    def score(
+        images: RewardImages,
+        prompts: str | Sequence[str],
+        metadata: object = None,
+        ref_images: object = None,  # noqa: ARG001 - the signature's
+        only_strict: bool = True,  # noqa: ARG001
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
+        total, own = reward(images, prompts, metadata)
+        return {**own, "avg": total}, {}
+
+    return score
 
 
 def as_pictures(images: RewardImages) -> list[Image.Image]:

@@ -21,8 +21,6 @@ from humanpref.scorers.network import DTYPES, convert_matrices, convert_rest, fp
 
 Tokenizer: TypeAlias = Callable[[list[str]], Tensor]
 
-MOST_WORDS, LONGEST_WORD = 2**16, 64
-
 
 def read_network(
     path: Path, arch: str, layout: str | None, scorer: str, precision: str, device: torch.device
@@ -127,22 +125,11 @@ def fresh_network(config: dict[str, Any], seed: int) -> tuple[nn.Module, Tokeniz
     return model, _tokenizer(text)
 
 
-class _Words(dict[str, str]):
-    """What a tokenizer remembers of the words it has split: open_clip's own would grow as long as new ones come."""
-
-    def __setitem__(self, word: str, parts: str) -> None:
-        if len(self) < MOST_WORDS and len(word) <= LONGEST_WORD:
-            super().__setitem__(word, parts)
-
-
 def _tokenizer(text: dict[str, Any]) -> Tokenizer:
     """CLIP's tokenizer, for the text tower of a config."""
-    from open_clip import SimpleTokenizer
+    from humanpref.scorers.clip_tokens import ClipTokenizer
 
-    tokenizer: Any = SimpleTokenizer(context_length=int(text.get("context_length", 77)))
-    tokenizer.cache = _Words(tokenizer.cache)
-    encode: Tokenizer = tokenizer
-    return encode
+    return ClipTokenizer(int(text.get("context_length", 77)))
 
 
 def _own_text_tower(config: dict[str, Any]) -> dict[str, Any]:

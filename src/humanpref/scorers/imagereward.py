@@ -79,7 +79,8 @@ class ImageRewardScorer(NetworkScorer):
 
     def truncated(self, prompt: str) -> bool:
         """Tell whether the prompt has more tokens than are read (35 with the start and end marks)."""
-        return bool(self.tokenizer.encode(prompt).overflowing)
+        (encoded,) = self.tokenizer.encode_batch([prompt])  # `encode` does not let other threads run meanwhile
+        return bool(encoded.overflowing)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade compute for memory when gradients flow through `score(pixels, ...)`."""

@@ -45,7 +45,7 @@ from humanpref.web import LastingFiles, static_version
 
 STATIC = Path(__file__).parent / "static"
 PARSED_HERE = 256 * 1024
-"""Larger JSON bodies are parsed in a thread, so that the event loop goes on."""
+"""Larger bodies are parsed in a thread, so that the event loop goes on."""
 
 router = APIRouter()
 
@@ -94,7 +94,7 @@ async def compare(request: Request) -> Response:
         "images": [source.name for source in asked.sources],
         "scores": scores,
         "probabilities": statistics.pairwise_probabilities(scores, scale).tolist(),
-        "notes": prompt_notes(model.scorer, asked.distinct[0]),
+        "notes": prompt_notes(model.scorer, asked.distinct[0], cut[0]),
     }
     return _json(answer)
 
@@ -158,12 +158,13 @@ def _service(request: Request) -> Service:
 
 
 async def _read(request: Request, shape: type[ScoreBody] | type[CompareBody]) -> ScoreRequest:
-    content = body_of(request)
-    if request.headers["content-type"].lower().startswith("multipart/"):
-        return await read_form(content, request.headers, max_images=_service(request).config.max_images)
-    if len(content) <= PARSED_HERE:
-        return read_json(content, shape)
-    return await anyio.to_thread.run_sync(read_json, content, shape)
+    content, content_type = body_of(request), request.headers["content-type"]
+    max_images = _service(request).config.max_images
+    if content_type.lower().startswith("multipart/"):
+        read = partial(read_form, content, content_type, max_images=max_images)
+    else:
+        read = partial(read_json, content, shape, max_images=max_images)
+    return read() if len(content) <= PARSED_HERE else await anyio.to_thread.run_sync(read)
 
 
 async def _judge(
@@ -212,7 +213,8 @@ def score_answer(
             row |= {"rank": rank, "win_probability": chance}
         for row in rows:
             row["prompt"] = number
-    notes = dict.fromkeys(note for prompt in asked.distinct for note in prompt_notes(model.scorer, prompt))
+    judged = zip(asked.distinct, cut, strict=True)
+    notes = dict.fromkeys(note for prompt, over in judged for note in prompt_notes(model.scorer, prompt, over))
     return {
         "model": model.name,
         "identity": model.short_identity,

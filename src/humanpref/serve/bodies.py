@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from python_multipart.multipart import parse_options_header
-from starlette.datastructures import Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 
 from humanpref.serve.config import MOST_IMAGES
 from humanpref.serve.errors import RequestError
+from humanpref.serve.forms import FormError, TooManyPartsError, read_parts
 
 MAX_PROMPT = 20_000
-MAX_WORD = 1000
-"""Most characters of a prompt without a space: the time of a BPE tokenizer grows faster than the word."""
-LONG_WORD = re.compile(rf"[^ \t\r\n]{{{MAX_WORD + 1}}}")
-"""Other spaces do not count: a tokenizer's cleaning may drop them."""
 MAX_NAME = 300
 MAX_VALUES = 100_000
 """Most values in a JSON body: one of many tiny values would fill memory."""
@@ -135,7 +128,7 @@ class ScoreRequest:
     distinct: tuple[str, ...]
 
 
-def read_json(content: bytes, shape: type[ScoreBody] | type[CompareBody]) -> ScoreRequest:
+def read_json(content: bytes, shape: type[ScoreBody] | type[CompareBody], *, max_images: int) -> ScoreRequest:
     """Read a JSON body. Raises `RequestError`: 400 for what is no JSON, 422 for what does not fit, naming the place."""
     if _most_values(content) > MAX_VALUES:
         raise RequestError("invalid", f"the body holds over {MAX_VALUES:,} values")
@@ -143,6 +136,7 @@ def read_json(content: bytes, shape: type[ScoreBody] | type[CompareBody]) -> Sco
         body = shape.model_validate_json(content)
     except ValidationError as error:
         raise _explain(error) from None
+    _check_count(len(body.images), max_images)
     sources = tuple(
         Source(i, image.name if image.name is not None else i, data=image.data, url=image.url)
         for i, image in enumerate(body.images)
@@ -164,35 +158,28 @@ def _most_values(content: bytes) -> int:
     return found
 
 
-async def read_form(content: bytes, headers: Headers, *, max_images: int) -> ScoreRequest:
+def read_form(content: bytes, content_type: str, *, max_images: int) -> ScoreRequest:
     """Read a multipart form: files `image`, texts `prompt` (one, or one per image), `model`. Raises `RequestError`."""
-
-    async def once() -> AsyncGenerator[bytes, None]:
-        yield content
-
-    parser = MultiPartParser(
-        headers, once(), max_files=max_images + 1, max_fields=max_images + 2, max_part_size=4 * MAX_PROMPT
-    )
-    parser.spool_max_size = len(content) + 1  # in memory as the body is, never on the disk
-    try:
-        form = await parser.parse()
-        _, options = parse_options_header(headers["content-type"])
-        if b"--%b--" % options[b"boundary"] not in content:  # the parser would leave out what was cut off
-            raise RequestError("bad_request", "multipart: the form is incomplete")
-    except (MultiPartException, KeyError, ValueError) as error:
-        message = getattr(error, "message", None) or "the form cannot be read"
-        code = "too_many_images" if "Too many files" in message else "bad_request"
-        raise RequestError(code, f"multipart: {message}") from None
     sources: list[Source] = []
     texts: dict[str, list[str]] = {"prompt": [], "model": []}
-    for name, value in form.multi_items():
-        if name == "image" and isinstance(value, UploadFile):
-            called = (value.filename or "")[:MAX_NAME] or len(sources)
-            sources.append(Source(len(sources), called, content=await value.read()))
-        elif name in texts and isinstance(value, str):
-            texts[name].append(value)
-        else:
-            raise RequestError("invalid", f"multipart: no part {name[:80]!r} here: files image, texts prompt and model")
+    try:
+        for part in read_parts(content, content_type, 2 * max_images + 3):
+            if part.name == "image" and part.filename is not None:
+                called = part.filename[:MAX_NAME] or len(sources)
+                sources.append(Source(len(sources), called, content=part.content))
+            elif part.name in texts and part.filename is None:
+                if len(part.content) > 4 * MAX_PROMPT:
+                    raise RequestError("invalid", f"{part.name}: over {MAX_PROMPT:,} characters")
+                texts[part.name].append(part.text())
+            else:
+                message = f"multipart: no part {part.name[:80]!r} here: files image, texts prompt and model"
+                raise RequestError("invalid", message)
+    except TooManyPartsError as error:
+        message = f"multipart: {error}; at most {max_images} images in one request, send several"
+        raise RequestError("too_many_images", message) from None
+    except FormError as error:
+        raise RequestError("bad_request", f"multipart: {error}") from None
+    _check_count(len(sources), max_images)
     if len(texts["model"]) > 1:
         raise RequestError("invalid", "multipart: model is given twice")
     if any(len(prompt) > MAX_PROMPT for prompt in texts["prompt"]):
@@ -200,6 +187,12 @@ async def read_form(content: bytes, headers: Headers, *, max_images: int) -> Sco
     one = texts["prompt"][0] if len(texts["prompt"]) == 1 else None
     model = texts["model"][0] if texts["model"] else None
     return _request(model, tuple(sources), one, None if one is not None else texts["prompt"] or None)
+
+
+def _check_count(images: int, most: int) -> None:
+    """Before anything is done for each of them."""
+    if images > most:
+        raise RequestError("too_many_images", f"{images:,} images; at most {most:,} in one request, send several")
 
 
 def _request(
@@ -211,8 +204,6 @@ def _request(
     if len(texts) != len(sources):
         raise RequestError("invalid", f"{len(sources)} images but {len(texts)} prompts; give one, or one per image")
     distinct = tuple(dict.fromkeys(texts)) if prompt is None else (prompt,)
-    if any(LONG_WORD.search(text) for text in distinct):
-        raise RequestError("invalid", f"prompt: over {MAX_WORD:,} characters without a space")
     return ScoreRequest(model, sources, texts, distinct)
 
 

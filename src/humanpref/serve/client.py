@@ -7,8 +7,6 @@ Retry-After asks; scoring changes nothing on the server, so that asking twice do
 from __future__ import annotations
 
 import base64
-import random
-import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,19 +14,18 @@ from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import httpx
 from PIL import Image
 
 from humanpref import metrics
-from humanpref.errors import HumanprefError, ImageError, ScoreError, UnknownNameError, reason_of
-from humanpref.images import EncodedImage, RemoteImage, is_url, open_image
+from humanpref.errors import ImageError, ScoreError, UnknownNameError
+from humanpref.images import EncodedImage, RemoteImage, describe, is_url, open_image
 from humanpref.records import ImageRef
-from humanpref.retry_after import retry_after
 from humanpref.scorers.base import ScorerSpec, align_prompts, as_images, collect, map_ahead
 from humanpref.serve.errors import FINAL_IMAGE_CODES
 from humanpref.serve.identity import identity_hash
+from humanpref.serve.transport import ClientError, Transport, UnauthorizedError, UnavailableError, encode
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,27 +33,13 @@ if TYPE_CHECKING:
     from humanpref.images import ImageSource
     from humanpref.scorers.base import Images, Prompts
 
-AGAIN = frozenset({429, 502, 503, 504})
-"""Statuses that may pass; 502 and 504 are those of proxies."""
-LONGEST_PAUSE = 60.0
+Body: TypeAlias = "dict[str, str] | ImageError"
+
+__all__ = ["Answer", "Client", "ClientError", "UnauthorizedError", "UnavailableError"]
+
 REMEMBERED = 4096
-
-
-class ClientError(HumanprefError):
-    """The server refused what was asked; `code` as it says (see docs/serve.md), `status` that of HTTP."""
-
-    def __init__(self, message: str, *, code: str = "", status: int = 0) -> None:
-        super().__init__(message)
-        self.code = code
-        self.status = status
-
-
-class UnauthorizedError(ClientError):
-    """The server wants an API key, or another one."""
-
-
-class UnavailableError(ClientError):
-    """No answer that helps after all tries: nobody listens, or the server is busy or being stopped."""
+SMALL = 2**20
+"""Bytes of a body, or of an image, that no server's limits need to be asked for: it refuses them with an answer."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +57,9 @@ class Client:
     url: where the server is ("http://127.0.0.1:8000").
     model: one that it serves; None: its first.
     api_key: sent as a Bearer token.
-    timeout: seconds of one try, from sending it to the end of its answer's silence.
+    timeout: seconds of one try without a byte of its answer.
     retries: tries after the first, `pause` seconds apart at first, then twice as long each time.
+    deadline: seconds of all tries of one request together.
     batch: most images in one request; `parallel` requests are under way at once.
 
     All answers must come from one scorer, as its `identity` says: after a restart with other weights, `ClientError`.
@@ -90,18 +74,21 @@ class Client:
         timeout: float = 120.0,
         retries: int = 6,
         pause: float = 0.25,
+        deadline: float = 600.0,
         batch: int = 16,
         parallel: int = 4,
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise ClientError(f"{url}: a server's address begins with http:// or https://")
-        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
-        limits = httpx.Limits(max_connections=2 * parallel, max_keepalive_connections=2 * parallel, keepalive_expiry=5)
-        self._http = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=timeout, limits=limits)
+        self._transport = Transport(
+            url,
+            api_key,
+            timeout=timeout,
+            retries=retries,
+            pause=pause,
+            deadline=deadline,
+            connections=2 * max(1, parallel),
+        )
         self._model = model
         self._url = url
-        self._retries = retries
-        self._pause = pause
         self._batch = max(1, batch)
         self._parallel = max(1, parallel)
         self._truncated: OrderedDict[str, bool] = OrderedDict()
@@ -116,8 +103,8 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+        """End what is under way, in whatever thread (it raises `ClientError` there), and close the connections."""
+        self._transport.close()
 
     # ---- what a Scorer has
 
@@ -163,13 +150,19 @@ class Client:
 
     def score_each(self, images: Sequence[ImageSource | Tensor], prompts: Prompts) -> Iterator[float | ImageError]:
         """Yield a score, or the error of an image that cannot be read, per image, in order, as they are done."""
+
+        def ask(job: tuple[Sequence[ImageSource | Tensor], Sequence[str]]) -> tuple[float | ImageError, ...]:
+            return self._ask_in_parts(job[0], list(map(self._body_or_error, job[0])), job[1])
+
         texts = align_prompts(prompts, len(images))
         starts = range(0, len(images), self._batch)
         jobs = [(images[start : start + self._batch], texts[start : start + self._batch]) for start in starts]
-        for outcomes in map_ahead(
-            lambda job: self._ask_in_parts(*job), jobs, ahead=self._parallel, threads=self._parallel
-        ):
-            yield from outcomes
+        try:
+            for outcomes in map_ahead(ask, jobs, ahead=self._parallel, threads=self._parallel):
+                yield from outcomes
+        except KeyboardInterrupt:  # Python waits for its threads before it ends
+            self._transport.interrupt()
+            raise
 
     def truncated(self, prompt: str) -> bool:
         """Tell whether the prompt is longer than what the model reads."""
@@ -182,7 +175,7 @@ class Client:
     @cached_property
     def server(self) -> dict[str, Any]:
         """What /v1/models says: "models", "limits", "urls". Asked for once."""
-        found: dict[str, Any] = self._send("GET", "/v1/models", None)
+        found: dict[str, Any] = self._transport.send("GET", "/v1/models")
         return found
 
     @property
@@ -197,25 +190,7 @@ class Client:
 
     def ask(self, images: Sequence[ImageSource | Tensor], prompts: Prompts) -> Answer:
         """Send one request, of at most as many images as the server takes -> what it says of each."""
-        texts = align_prompts(prompts, len(images))
-        outcomes: list[float | ImageError | None] = [None] * len(images)
-        bodies = []
-        places = []
-        for i, image in enumerate(images):
-            try:
-                bodies.append(_body(image))
-                places.append(i)
-            except ImageError as error:
-                outcomes[i] = error
-        if not places:
-            return Answer(tuple(o for o in outcomes if o is not None), {}, ())
-        sent = {"model": self._model, "prompts": [texts[i] for i in places], "images": bodies}
-        reply = self._score(sent)
-        for i, result in zip(places, reply["results"], strict=True):
-            outcomes[i] = result["score"] if result["error"] is None else self._image_error(result["error"], images[i])
-        self._remember(reply)
-        cut = {row["prompt"]: row["truncated"] for row in reply["prompts"]}
-        return Answer(tuple(o for o in outcomes if o is not None), cut, tuple(reply["notes"]))
+        return self._ask(images, list(map(self._body_or_error, images)), align_prompts(prompts, len(images)))
 
     def compare(self, images: Sequence[ImageSource | Tensor], prompt: str) -> list[list[float]]:
         """Return P(image i preferred to image j) for every two images of one prompt; 0.5 on the diagonal.
@@ -230,17 +205,42 @@ class Client:
 
     # ---- asking
 
+    def _body_or_error(self, image: ImageSource | Tensor) -> Body:
+        """An image as it is sent, or why it is not: it cannot be read, or the server would not take it."""
+        try:
+            body = _body(image)
+        except ImageError as error:
+            return error
+        size = len(body.get("data", "")) * 3 // 4 - 2
+        if size > SMALL and size > (limit := self.server["limits"]["image_bytes"]):
+            return ImageError(f"{describe(image)}: the image is over {limit:,} bytes ({self._url})")
+        return body
+
+    def _ask(self, images: Sequence[object], bodies: Sequence[Body], texts: Sequence[str]) -> Answer:
+        outcomes: list[float | ImageError | None] = [one if isinstance(one, ImageError) else None for one in bodies]
+        places = [i for i, outcome in enumerate(outcomes) if outcome is None]
+        if not places:
+            return Answer(tuple(o for o in outcomes if o is not None), {}, ())
+        sent = {"model": self._model, "prompts": [texts[i] for i in places], "images": [bodies[i] for i in places]}
+        reply = self._score(sent)
+        for i, result in zip(places, reply["results"], strict=True):
+            outcomes[i] = result["score"] if result["error"] is None else self._image_error(result["error"], images[i])
+        self._remember(reply)
+        cut = {row["prompt"]: row["truncated"] for row in reply["prompts"]}
+        return Answer(tuple(o for o in outcomes if o is not None), cut, tuple(reply["notes"]))
+
     def _ask_in_parts(
-        self, images: Sequence[ImageSource | Tensor], prompts: Sequence[str]
+        self, images: Sequence[object], bodies: Sequence[Body], prompts: Sequence[str]
     ) -> tuple[float | ImageError, ...]:
         """Ask, in halves where it is too much for the server at once."""
         try:
-            return self.ask(images, prompts).outcomes
+            return self._ask(images, bodies, prompts).outcomes
         except ClientError as error:
-            if error.code not in {"body_too_large", "too_many_images"} or len(images) < 2:
+            if error.status != 413 or len(images) < 2:
                 raise
         half = len(images) // 2
-        return self._ask_in_parts(images[:half], prompts[:half]) + self._ask_in_parts(images[half:], prompts[half:])
+        first = self._ask_in_parts(images[:half], bodies[:half], prompts[:half])
+        return first + self._ask_in_parts(images[half:], bodies[half:], prompts[half:])
 
     def _image_error(self, error: Mapping[str, Any], image: object) -> ImageError:
         """The error of one image; what is no fault of the image is raised."""
@@ -256,7 +256,11 @@ class Client:
 
     def _score(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """POST to /v1/score. Raises `ClientError` where another scorer answers than before."""
-        reply = self._send("POST", "/v1/score", {name: value for name, value in body.items() if value is not None})
+        content = encode({name: value for name, value in body.items() if value is not None})
+        # a server that does not read on may break the connection before its refusal is here
+        if len(content) > SMALL and len(content) > (limit := self.server["limits"]["body_bytes"]):
+            raise ClientError(f"{self._url}: the body is over {limit:,} bytes", code="body_too_large", status=413)
+        reply = self._transport.send("POST", "/v1/score", content)
         self._check_scorer(reply.get("identity"))
         return reply
 
@@ -269,54 +273,11 @@ class Client:
                 f"{self._url}: the server has another scorer than before; make a new client", code="other_scorer"
             )
 
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Ask until there is an answer, or no try is left."""
-        pause = self._pause
-        for left in range(self._retries, -1, -1):
-            after = None
-            try:
-                response = self._http.request(method, path, json=body)
-            except (httpx.TransportError, httpx.DecodingError) as error:
-                failure = UnavailableError(f"{self._url}: no answer ({reason_of(error)})")
-            else:
-                if response.status_code == 200:
-                    return self._read(response)
-                if response.status_code not in AGAIN:
-                    raise self._refusal(response)
-                refusal = self._refusal(response)
-                failure = UnavailableError(str(refusal), code=refusal.code, status=refusal.status)
-                after = retry_after(response.headers)
-            if left:
-                wait = pause * random.uniform(0.5, 1.5) if after is None else after + random.uniform(0, pause)  # noqa: S311
-                time.sleep(min(wait, LONGEST_PAUSE))
-                pause *= 2
-        raise failure
-
-    def _read(self, response: httpx.Response) -> dict[str, Any]:
-        try:
-            found: dict[str, Any] = response.json()
-        except ValueError:
-            found = {}
-        if not isinstance(found, dict) or not ({"results", "models"} & found.keys()):
-            raise ClientError(
-                f"{self._url}: is no humanpref server (its answer is another)", status=response.status_code
-            )
-        return found
-
-    def _refusal(self, response: httpx.Response) -> ClientError:
-        try:
-            error = response.json()["error"]
-            code, message = str(error["code"]), str(error["message"])
-        except (ValueError, KeyError, TypeError):
-            code, message = "", response.text[:200]
-        kind = UnauthorizedError if response.status_code == 401 else ClientError
-        return kind(f"{self._url}: {message} ({response.status_code})", code=code, status=response.status_code)
-
 
 def _body(image: ImageSource | Tensor) -> dict[str, str]:
     """An image as the server takes it. Raises `ImageError` for a file that cannot be read."""
     if isinstance(image, RemoteImage):
-        return {"url": image.url, "name": image.url[:300]}
+        return {"url": image.url, "name": _name(image.url[:300])}
     if isinstance(image, (str, Path, ImageRef)):
         if isinstance(image, str) and is_url(image):
             raise ImageError(f"{image}: URLs are not sent unless you mean it (RemoteImage)")
@@ -325,13 +286,18 @@ def _body(image: ImageSource | Tensor) -> dict[str, str]:
             content = path.read_bytes()
         except (OSError, ValueError) as error:
             raise ImageError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-        return {"data": base64.b64encode(content).decode(), "name": path.name[-300:]}
+        return {"data": base64.b64encode(content).decode(), "name": _name(path.name[-300:])}
     if isinstance(image, EncodedImage):
-        return {"data": base64.b64encode(image.content).decode(), "name": image.name[-300:]}
+        return {"data": base64.b64encode(image.content).decode(), "name": _name(image.name[-300:])}
     picture = open_image(image) if isinstance(image, Image.Image) else _picture(image)
     buffer = BytesIO()
     picture.save(buffer, "PNG", compress_level=1)
     return {"data": base64.b64encode(buffer.getvalue()).decode()}
+
+
+def _name(name: str) -> str:
+    """A name as text: a file's may be any bytes, which Python keeps as halves of surrogate pairs."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _picture(pixels: Any) -> Image.Image:
