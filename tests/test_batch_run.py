@@ -268,6 +268,22 @@ def test_going_on(images: Path, tmp_path: Path) -> None:
         batch([str(images)], str(out), LITE, part_rows=7)
 
 
+@pytest.mark.parametrize("kind", ["file", "memory"])
+def test_a_run_that_was_killed_before_it_had_a_note(images: Path, tmp_path: Path, kind: str) -> None:
+    import fsspec
+
+    system, out = fsspec.filesystem(kind), f"{kind}://{tmp_path}/out"
+    system.makedirs(f"{tmp_path}/out")
+    system.pipe_file(f"{tmp_path}/out/.lock", b"process 1 on here")
+    system.pipe_file(f"{tmp_path}/out/._batch.json.4242.part", b"{")
+    data = str(jsonl(tmp_path / "a.jsonl", [{"image": str(images / "0.jpg"), "prompt": "p"}]))
+    assert batch([data], out, LITE).scored == 1
+    system.makedirs(f"{tmp_path}/other")
+    system.pipe_file(f"{tmp_path}/other/.mine.part", b"")
+    with pytest.raises(BatchError, match="holds other files and no _batch.json"):
+        batch([data], f"{kind}://{tmp_path}/other", LITE)
+
+
 def test_two_parts_of_one_name_are_refused(images: Path, tmp_path: Path) -> None:
     (shard,) = find_shards([str(images)], Reading())
     name = part_name(Span(shard, 3, 0, 1))

@@ -150,7 +150,9 @@ class ScoreFolder:
         if not self._system.isdir(self._path):
             return
         names = {posixpath.basename(str(p).rstrip("/")) for p in self._system.ls(self._path, detail=False)}
-        if names - {LOCK} and ABOUT not in names:
+        # the note of the run is written first, and a run may be killed while it is
+        left = {name for name in names if name == LOCK or (name.startswith(f".{ABOUT}.") and name.endswith(".part"))}
+        if names - left and ABOUT not in names:
             raise BatchError(f"{self.out}: holds other files and no {ABOUT}; choose an empty or new folder for OUT")
 
     def _read_about(self) -> dict[str, Any] | None:
