@@ -25,16 +25,17 @@ pytest.importorskip("fsspec")
 from PIL import Image
 
 from humanpref.batch.parts import part_name
-from humanpref.batch.records import BatchError, Reading, Span
+from humanpref.batch.records import BatchError, Counts, Part, Reading, Span
 from humanpref.batch.run import _Run, batch
 from humanpref.batch.score import Model
 from humanpref.batch.shards import find_shards
 from humanpref.batch.store import ScoreFolder
-from humanpref.engines import Engine
+from humanpref.engines import Engine, EngineError
 from humanpref.errors import DataError
 from humanpref.scorers import load_scorer
 from tests.batching import TINY, command, encoded, folder_of_images, jsonl, parquet, scores, start, tar
 from tests.generating import one_line
+from tests.ray_processes import actors
 from tests.toys import damaged_jpeg
 
 LITE = [Model("lite")]
@@ -292,6 +293,31 @@ def test_two_parts_of_one_name_are_refused(images: Path, tmp_path: Path) -> None
         run = _Run(folder, [shard, shard], Reading(), 40, 1, lambda _: None)
         with pytest.raises(BatchError, match=r"has the name of another shard's; rename the file"):
             list(run.tasks())
+
+
+@pytest.mark.parametrize(("seconds_per_row", "spans"), [(0.001, 16), (0.2, 10), (3.0, 1)])
+def test_a_task_has_the_rows_of_some_seconds(tmp_path: Path, seconds_per_row: float, spans: int) -> None:
+    """The time of a part with one row says what ten rows will take."""
+    for n in range(100):
+        jsonl(tmp_path / f"{n}.jsonl", [{"image": "a.jpg"}] * (10 if n else 1))
+    with ScoreFolder(str(tmp_path / "out")) as folder:
+        folder.agree({"models": []}, [])
+        run = _Run(folder, find_shards([f"{tmp_path}/*.jsonl"], Reading()), Reading("image"), 10, 2, lambda _: None)
+        tasks = run.tasks()
+        (span,) = next(tasks)
+        run.put(Part(span, b"", Counts(1), (), seconds_per_row))
+        assert len(next(tasks)) == spans
+        assert [len(task) for task in tasks][-1] == 1  # smaller towards the end
+
+
+@pytest.mark.parametrize("engine", [Engine(), Engine(workers=2)])
+def test_what_was_scored_before_an_error_is_kept(images: Path, tmp_path: Path, engine: Engine) -> None:
+    """Also where it is the task of a worker that another part of fails, for a reason that may pass."""
+    names = [str(images / "0.jpg")] * 60 + ["/proc/self/mem"] * 4 + [str(images / "0.jpg")] * 500
+    path = jsonl(tmp_path / "a.jsonl", [{"image": name} for name in names])
+    with pytest.raises((DataError, EngineError), match=r"/proc/self/mem: reading failed .*; what was scored is kept"):
+        batch([str(path)], str(tmp_path / "out"), LITE, part_rows=4, engine=engine, threads=1)
+    assert len(scores(tmp_path / "out")) >= 40  # not: one part, and then none of the task that failed
 
 
 @pytest.mark.parametrize(
@@ -562,25 +588,6 @@ def test_the_command(images: Path, tmp_path: Path) -> None:
         command("batch", data, tmp_path / "x", "-m", "lite", "--image-column", "nil"), "its columns are image, prompt"
     )
     assert command("batch", data).returncode == 2
-
-
-def actors() -> list[int]:
-    """The processes of the actors of this process's cluster."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            if path.joinpath("cmdline").read_bytes().startswith(b"ray::_Holder") and os.getpid() in ancestors(path):
-                found.append(int(path.name))
-        except (OSError, ValueError):  # it ended meanwhile
-            continue
-    return found
-
-
-def ancestors(path: Path) -> list[int]:
-    found = [int(path.name)]
-    while found[-1] > 1:
-        found.append(int(Path(f"/proc/{found[-1]}/stat").read_text().rsplit(")", 1)[1].split()[1]))
-    return found
 
 
 @pytest.mark.slow

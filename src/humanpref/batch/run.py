@@ -25,9 +25,8 @@ PART_ROWS = 2048
 
 TASK_SECONDS = 20.0
 MOST_PARTS = 16
-"""A worker is given one part at first, then as many as it does in about so many seconds, at most so many, and fewer
-towards the end, so that all end together. What it has not handed over is what its death costs; what it need not wait
-for between parts is the gain."""
+"""A worker is given one span at first, then as many as have the rows that it does in about so many seconds, at most so
+many, and fewer towards the end, so that all end together. It need not wait between them; its death costs at most them."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def batch(
         folder.agree(settings, shards)
         run = _Run(folder, shards, chosen, part_rows, engine.workers, on_progress)
         make = MakeScoring(chosen, tuple(models), embeddings, prompts, threads)
-        with closing(run_map(engine, make, run.tasks(), on_note)) as parts:
+        with closing(run_map(engine, make, run.tasks(), on_note, in_order=True)) as parts:
             for part in parts:
                 run.put(part)
         totals = folder.count(run.wanted)
@@ -136,20 +135,28 @@ class _Run:
         self.parts = self.empty = 0
         self.wanted: set[str] = set()
         self._size = max(1, sum(shard.size for shard in shards))
-        self._old = self._new = self._given = 0.0
-        self._spans_given = 0
-        self._seconds = TASK_SECONDS
+        self._old = self._new = self._given = self._seconds = 0.0
 
     def tasks(self) -> Iterator[list[Span]]:
         """Yield what is not there yet, as it is given to workers; read only as fast as it is used."""
         remaining = self._spans()
-        return iter(lambda: list(islice(remaining, self._parts_of_a_task())), [])
+        return iter(lambda: list(self._task(remaining)), [])
 
-    def _parts_of_a_task(self) -> int:
-        if not self.parts:
-            return 1
-        left = (self._size - self._old - self._given) / max(1.0, self._given / self._spans_given)
-        return max(1, min(MOST_PARTS, int(TASK_SECONDS / self._seconds), int(left / (2 * self.workers))))
+    def _task(self, remaining: Iterator[Span]) -> Iterator[Span]:
+        left = self._size - self._old - self._given
+        seconds = share = 0.0
+        for span in islice(remaining, MOST_PARTS):
+            yield span
+            seconds, share = seconds + self._seconds_of(span), share + span.share
+            if seconds >= TASK_SECONDS or share >= left / (2 * self.workers):
+                return
+
+    def _seconds_of(self, span: Span) -> float:
+        """How long a worker will take for a span, by all that was done so far."""
+        if not (self.added.rows and self._new):
+            return TASK_SECONDS
+        rows = span.share * self.added.rows / self._new if span.count is None else span.count
+        return rows * self._seconds / self.added.rows
 
     def _spans(self) -> Iterator[Span]:
         first = True
@@ -167,7 +174,6 @@ class _Run:
                     self.folder.unfinish()
                     first = False
                 self._given += span.share
-                self._spans_given += 1
                 yield span
             self.empty += len(self.wanted) == before
 
@@ -178,7 +184,7 @@ class _Run:
         self.added += part.counts
         self.parts += 1
         self._new += part.span.share
-        self._seconds = max(part.seconds, 0.001)
+        self._seconds += part.seconds
         fresh = self._new / self._size
         errors = sum(self.added.errors.values())
         self.on_progress(Progress(self.added.rows, errors, min(1.0, self._old / self._size + fresh), fresh))
