@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import random
@@ -22,11 +23,12 @@ import pytest
 pytest.importorskip("pyarrow")
 pytest.importorskip("fsspec")
 
+import pyarrow.parquet as pq
 from PIL import Image
 
 from humanpref.batch.parts import part_name
 from humanpref.batch.records import BatchError, Counts, Part, Reading, Span
-from humanpref.batch.run import _Run, batch
+from humanpref.batch.run import Progress, _Run, batch
 from humanpref.batch.score import Model
 from humanpref.batch.shards import find_shards
 from humanpref.batch.store import ScoreFolder
@@ -213,6 +215,22 @@ def test_paths_and_urls(tmp_path: Path, server: str) -> None:
     assert rows[0]["score_lite"] == rows[4]["score_lite"] == rows[7]["score_lite"]
 
 
+def test_images_in_base64_are_said_and_not_kept(images: Path, tmp_path: Path) -> None:
+    text = base64.b64encode((images / "0.jpg").read_bytes() * 9).decode()
+    long = "x/" * 2000 + "a.jpg"
+    path = jsonl(
+        tmp_path / "a.jsonl", [{"image": image} for image in (text, f"data:image/jpeg;base64,{text[:99]}", long)]
+    )
+    assert len(text) > 9000
+    report = batch([str(path)], str(tmp_path / "out"), LITE)
+    assert report.errors == {"bad-row": 2, "missing-file": 1}
+    rows = scores(tmp_path / "out")
+    assert "images in base64 are not read" in rows[0]["error"]
+    assert "images in base64 are not read" in rows[1]["error"]
+    assert [len(row["key"]) for row in rows] == [303, 122, len(long)]
+    assert max(len(row["error"]) for row in rows) < 400
+
+
 def test_remote_file_systems(images: Path, tmp_path: Path) -> None:
     """Through fsspec's memory://, which has no local paths, no locks and no renames of its own."""
     import fsspec
@@ -295,6 +313,48 @@ def test_two_parts_of_one_name_are_refused(images: Path, tmp_path: Path) -> None
             list(run.tasks())
 
 
+class EnoughError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tar.gz"])
+@pytest.mark.parametrize("engine", [Engine(), Engine(workers=2)])
+def test_a_span_that_cannot_be_split_gives_several_parts(
+    images: Path, tmp_path: Path, kind: str, engine: Engine
+) -> None:
+    contents = [(images / f"{n}.jpg").read_bytes() for n in range(23)]
+    if kind == "parquet":
+        path = parquet(tmp_path / "a.parquet", contents, [f"prompt {n}" for n in range(23)], group=23)
+    else:
+        path = tar(tmp_path / "a.tar.gz", [(str(n), {"jpg": c, "txt": b"p"}) for n, c in enumerate(contents)])
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    report = batch([str(path)], str(whole), LITE, part_rows=5)
+    assert (report.rows, report.parts, report.new_parts, report.notes) == (23, 5, 5, ())
+    files = {file.name: pq.read_metadata(file).num_rows for file in whole.glob("*.parquet")}
+    assert sorted(files.values()) == [3, 5, 5, 5, 5]
+    (last,) = (name for name, rows in files.items() if rows == 3)
+    seen: list[float] = []
+
+    def stop(progress: Progress) -> None:
+        seen.append(progress.fraction)
+        if progress.rows == 15:
+            raise EnoughError
+
+    with pytest.raises(EnoughError):
+        batch([str(path)], str(out), LITE, part_rows=5, engine=engine, on_progress=stop)
+    assert len(list(out.glob("*.parquet"))) == 3
+    assert not (out / last).exists()
+    assert seen == pytest.approx([5 / 23, 10 / 23, 15 / 23] if kind == "parquet" else [0, 0, 0])
+    report = batch([str(path)], str(out), LITE, part_rows=5, engine=engine)
+    assert (report.rows, report.scored, report.new_rows, report.parts) == (23, 23, 23, 5)
+    assert {name: (out / name).read_bytes() for name in files} == {name: (whole / name).read_bytes() for name in files}
+    assert [row["row"] for row in scores(out)] == list(range(23))
+    assert batch([str(path)], str(out), LITE, part_rows=5).new_rows == 0
+    (out / min(files.keys() - {last})).unlink()
+    with pytest.raises(DataError, match=f"00000.parquet: is gone; remove {last}, too, and run the same command again"):
+        batch([str(path)], str(out), LITE, part_rows=5)
+
+
 @pytest.mark.parametrize(("seconds_per_row", "spans"), [(0.001, 16), (0.2, 10), (3.0, 1)])
 def test_a_task_has_the_rows_of_some_seconds(tmp_path: Path, seconds_per_row: float, spans: int) -> None:
     """The time of a part with one row says what ten rows will take."""
@@ -305,7 +365,7 @@ def test_a_task_has_the_rows_of_some_seconds(tmp_path: Path, seconds_per_row: fl
         run = _Run(folder, find_shards([f"{tmp_path}/*.jsonl"], Reading()), Reading("image"), 10, 2, lambda _: None)
         tasks = run.tasks()
         (span,) = next(tasks)
-        run.put(Part(span, b"", Counts(1), (), seconds_per_row))
+        run.put(Part(span, None, b"", Counts(1), (), seconds_per_row))
         assert len(next(tasks)) == spans
         assert [len(task) for task in tasks][-1] == 1  # smaller towards the end
 

@@ -1,4 +1,8 @@
-"""A part of the output: one Parquet file with a row for each row of a span, and what it counts in its footer."""
+"""A part of the output: one Parquet file with rows of a span, and what it counts in its footer.
+
+A span with more rows than a part may have gives several. The last one has the span's name, is put in place last and
+says in its footer how many come before it: a span is done when the part of its name is there.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from humanpref.batch.records import Counts, Problem, Row, Span
 from humanpref.errors import DataError, MissingExtraError, reason_of
 from humanpref.generate.contract import file_name
 
-FOOTER = b"humanpref"
+FOOTER, BEFORE = b"humanpref", b"humanpref.before"
 
 DIGITS = 16
 """Of the digest in a part's name, hexadecimal: among a million shards, two of one digest are a case in 10^7."""
@@ -31,11 +35,17 @@ class Judged:
     embeddings: tuple[Any, ...] = ()
 
 
-def part_name(span: Span) -> str:
-    """The file of a span's part: depends on the shard's name and the span's number alone."""
+def part_name(span: Span, piece: int | None = None) -> str:
+    """The file of a span's part: depends on the shard's name, the span's number and the piece's alone."""
     stem = file_name(posixpath.basename(span.shard.name).split(".", 1)[0] or "shard")[:60]
     digest = hashlib.sha256(span.shard.name.encode(errors="surrogatepass")).hexdigest()[:DIGITS]
-    return f"{stem}-{digest}-{span.number:05d}.parquet"
+    name = f"{stem}-{digest}-{span.number:05d}.parquet"
+    return name if piece is None else piece_name(name, piece)
+
+
+def piece_name(name: str, piece: int) -> str:
+    """The file of a piece, from 0, that comes before a span's last part, which has this name."""
+    return f"{name.removesuffix('.parquet')}-{piece:05d}.parquet"
 
 
 def encode_part(
@@ -45,11 +55,12 @@ def encode_part(
     embeddings: Mapping[str, tuple[str, int]],
     *,
     prompts: bool,
+    before: int = 0,
 ) -> tuple[bytes, Counts]:
-    """Make the Parquet file of a span's rows -> its bytes, and what it counts.
+    """Make the Parquet file of rows of a span -> its bytes, and what it counts.
 
     names: of the scorers, for the columns `score_NAME`; embeddings: name to number format (float16 or float32)
-    and width, for the columns `embedding_NAME`.
+    and width, for the columns `embedding_NAME`. before: how many parts of the span come before its last one.
     """
     pa, pq = require_pyarrow()
     text = pa.dictionary(pa.int32(), pa.string())
@@ -75,17 +86,19 @@ def encode_part(
         dict(sorted(Counter(kind for kind in kinds if kind is not None).items())),
     )
     table = pa.table(columns)
-    table = table.replace_schema_metadata({FOOTER: json.dumps(asdict(counts))})
+    table = table.replace_schema_metadata({FOOTER: json.dumps(asdict(counts)), BEFORE: str(before)})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue().to_pybytes(), counts
 
 
-def read_counts(file: Any, name: str) -> Counts:
-    """What a part counts, of its footer. Raises `DataError` where it is no part, or damaged."""
+def read_counts(file: Any, name: str) -> tuple[Counts, int]:
+    """What a part counts, and how many of its span come before it, of its footer. Raises `DataError` where it is no
+    part, or damaged."""
     pa, pq = require_pyarrow()
     try:
-        return Counts(**json.loads(pq.read_metadata(file).metadata[FOOTER]))
+        footer = pq.read_metadata(file).metadata
+        return Counts(**json.loads(footer[FOOTER])), int(footer[BEFORE])
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise DataError(
             f"{name}: is damaged, or no part of a batch run ({reason_of(error)}); remove it and run the same command "

@@ -126,7 +126,7 @@ def _groups(metadata: Any, first: int, end: int) -> tuple[int, list[int]]:
 def _texts_at_once(metadata: Any, groups: list[int]) -> int:
     """Rows of text to decode at a time: fewer where they are large, as whole images in base64 would be."""
     found = [metadata.row_group(i) for i in groups]
-    per_row = sum(group.total_byte_size for group in found) // max(1, sum(group.num_rows for group in found))
+    per_row: int = sum(group.total_byte_size for group in found) // max(1, sum(group.num_rows for group in found))
     return max(AT_ONCE, min(TEXTS_AT_ONCE, BUFFER // max(1, per_row)))
 
 

@@ -104,10 +104,12 @@ class Counts:
 
 @dataclass(frozen=True)
 class Part:
-    """What came of a span: the bytes of a Parquet file, the identities of the scorers that made it, and the seconds
-    that it took one worker."""
+    """What came of a span, or of some of its rows: the bytes of a Parquet file, the identities of the scorers that made
+    it, and the seconds that it took one worker. `piece`: which it is of those that come before the span's last or only
+    part, from 0; None: that one."""
 
     span: Span
+    piece: int | None
     content: bytes
     counts: Counts
     identities: tuple[str, ...]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -21,12 +21,13 @@ from humanpref.errors import DataError
 from humanpref.scorers import get_spec
 
 PART_ROWS = 2048
-"""Rows of a part."""
+"""Rows of a part at most."""
 
 TASK_SECONDS = 20.0
 MOST_PARTS = 16
 """A worker is given one span at first, then as many as have the rows that it does in about so many seconds, at most so
-many, and fewer towards the end, so that all end together. It need not wait between them; its death costs at most them."""
+many, and fewer towards the end, so that all end together. It need not wait between them, and its death costs at most
+them."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,9 @@ def batch(
     words: files (.parquet, .jsonl, .csv, .tsv, .tar), globs, folders of these or of images, on any file system that
         fsspec knows. `out`: a folder likewise; one that was begun is gone on with.
     embeddings: also keep the image embeddings of scorers that are a CLIP, in this number format.
-    prompts: keep each row's prompt beside its scores. part_rows: rows of a part at most (a group of rows of a Parquet
-        file with images in it is never split, nor is a tar file that is not local).
+    prompts: keep each row's prompt beside its scores. part_rows: rows of a part at most. A worker is given a group of
+        rows of a Parquet file with images in it as a whole, and a tar file that is not local; what was made of it by a
+        run that was killed in the middle is made again.
     threads: for decoding and matrix products, in each worker; None: all of this machine's cores.
 
     Each row has exactly one row in the output, with its score or why it has none, whatever happens on the way. Raises
@@ -84,20 +86,20 @@ def batch(
     with ScoreFolder(out) as folder:
         folder.agree(settings, shards)
         run = _Run(folder, shards, chosen, part_rows, engine.workers, on_progress)
-        make = MakeScoring(chosen, tuple(models), embeddings, prompts, threads)
+        make = MakeScoring(chosen, tuple(models), part_rows, embeddings, prompts, threads)
         with closing(run_map(engine, make, run.tasks(), on_note, in_order=True)) as parts:
             for part in parts:
                 run.put(part)
-        totals = folder.count(run.wanted)
+        totals, files = folder.count(run.wanted)
         if not totals.rows:
             raise DataError(f"{', '.join(words)[:200]}: holds no rows")
-        notes = run.notes()
+        notes = _notes(folder, files)
         report = BatchReport(
             out=out,
             models=tuple(model.name for model in models),
             shards=len(shards),
             empty_shards=run.empty,
-            parts=len(run.wanted),
+            parts=len(files),
             rows=totals.rows,
             scored=totals.scored,
             truncated=totals.truncated,
@@ -180,23 +182,25 @@ class _Run:
     def put(self, part: Part) -> None:
         """Keep a part. It is complete when this returns."""
         self.folder.agree_on_scorers(part.identities)
-        self.folder.put(part_name(part.span), part.content)
+        self.folder.put(part_name(part.span, part.piece), part.content)
         self.added += part.counts
         self.parts += 1
-        self._new += part.span.share
+        if part.span.count:
+            self._new += part.span.share * part.counts.rows / part.span.count
+        elif part.piece is None:
+            self._new += part.span.share
         self._seconds += part.seconds
         fresh = self._new / self._size
         errors = sum(self.added.errors.values())
         self.on_progress(Progress(self.added.rows, errors, min(1.0, self._old / self._size + fresh), fresh))
 
-    def notes(self) -> tuple[str, ...]:
-        """What a person should know of the output."""
-        notes = []
-        if strange := sorted(self.folder.finished() - self.wanted):
-            notes.append(
-                f"{len(strange)} files in {self.folder.out} belong to no shard of the input, {strange[0]} among them"
-            )
-        return tuple(notes)
+
+def _notes(folder: ScoreFolder, files: Set[str]) -> tuple[str, ...]:
+    """What a person should know of the output, of whose files these are wanted."""
+    strange = sorted(folder.finished() - files)
+    if not strange:
+        return ()
+    return (f"{len(strange)} files in {folder.out} belong to no shard of the input, {strange[0]} among them",)
 
 
 def _check_outside(words: Sequence[str], out: str) -> None:

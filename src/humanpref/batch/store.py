@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from humanpref.batch.parts import read_counts
+from humanpref.batch.parts import piece_name, read_counts
 from humanpref.batch.places import failing_with_name, filesystem, is_local
 from humanpref.batch.records import BatchError, Counts, Shard
 from humanpref.errors import DataError
@@ -24,7 +24,7 @@ from humanpref.files import HeldError, hold, remove_parts, sync, whole
 ABOUT, SUCCESS, LOCK = "_batch.json", "_SUCCESS", ".lock"
 """Names that readers of Parquet folders pass over."""
 
-VERSION = 2
+VERSION = 3
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az", "adl", "oci", "hf", "memory"})
 """File systems on which a file is there when it is whole."""
 
@@ -129,15 +129,28 @@ class ScoreFolder:
         """Mark the output as complete; the mark holds its totals."""
         self.put(SUCCESS, json.dumps(totals, indent=1, ensure_ascii=False).encode())
 
-    def count(self, names: Iterable[str]) -> Counts:
-        """Add up what parts count. Raises `DataError` naming one that is damaged."""
+    def count(self, names: Iterable[str]) -> tuple[Counts, set[str]]:
+        """Add up what parts count, with those that come before them -> it, and the names of all.
 
-        def one(name: str) -> Counts:
+        Raises `DataError` naming one that is damaged or gone.
+        """
+
+        def footer(name: str) -> tuple[Counts, int]:
             with failing_with_name(f"{self.out}/{name}"), self._system.open(posixpath.join(self._path, name)) as file:
                 return read_counts(file, f"{self.out}/{name}")
 
+        last, there = sorted(names), self.finished()
         with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-            return sum(pool.map(one, sorted(names)), Counts())
+            found = list(pool.map(footer, last))
+            pieces = {
+                piece_name(name, n): name for name, (_, before) in zip(last, found, strict=True) for n in range(before)
+            }
+            if gone := next((piece for piece in pieces if piece not in there), None):
+                raise DataError(
+                    f"{self.out}/{gone}: is gone; remove {pieces[gone]}, too, and run the same command again"
+                )
+            found += pool.map(footer, pieces)
+        return sum((counts for counts, _ in found), Counts()), {*last, *pieces}
 
     def _protocols(self) -> set[str]:
         protocol = self._system.protocol
