@@ -1,7 +1,8 @@
 """A part of the output: one Parquet file with rows of a span, and what it counts in its footer.
 
 A span with more rows than a part may have gives several. The last one has the span's name, is put in place last and
-says in its footer how many come before it: a span is done when the part of its name is there.
+says in its footer how many come before it: a span is done when the part of its name is there. The name of a shard's
+last span says that it is the last, so that a list of names tells which shards are done.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from humanpref.batch.records import Counts, Problem, Row, Span
+from humanpref.batch.records import Counts, Problem, Row, Shard, Span
 from humanpref.errors import DataError, MissingExtraError, reason_of
 from humanpref.generate.contract import file_name
 
@@ -22,6 +24,10 @@ FOOTER, BEFORE = b"humanpref", b"humanpref.before"
 
 DIGITS = 16
 """Of the digest in a part's name, hexadecimal: among a million shards, two of one digest are a case in 10^7."""
+
+
+END = "-end"
+_LAST = re.compile(rf"(.+)-(\d+){END}\.parquet")
 
 
 @dataclass(frozen=True)
@@ -36,16 +42,32 @@ class Judged:
 
 
 def part_name(span: Span, piece: int | None = None) -> str:
-    """The file of a span's part: depends on the shard's name, the span's number and the piece's alone."""
-    stem = file_name(posixpath.basename(span.shard.name).split(".", 1)[0] or "shard")[:60]
-    digest = hashlib.sha256(span.shard.name.encode(errors="surrogatepass")).hexdigest()[:DIGITS]
-    name = f"{stem}-{digest}-{span.number:05d}.parquet"
+    """The file of a span's part: depends on the shard's name, the span's place in it and the piece's alone."""
+    name = f"{_prefix(span.shard)}-{span.number:05d}{END if span.last else ''}.parquet"
     return name if piece is None else piece_name(name, piece)
 
 
 def piece_name(name: str, piece: int) -> str:
     """The file of a piece, from 0, that comes before a span's last part, which has this name."""
-    return f"{name.removesuffix('.parquet')}-{piece:05d}.parquet"
+    return f"{name.removesuffix('.parquet').removesuffix(END)}-{piece:05d}.parquet"
+
+
+def finished_shards(shards: Sequence[Shard], names: Set[str]) -> dict[str, list[str]]:
+    """Those of the shards all of whose spans are done by the names of parts -> these spans' names, by shard."""
+    ends = {match[1]: int(match[2]) for name in names if (match := _LAST.fullmatch(name))}
+    found = {}
+    for shard in shards:
+        if (end := ends.get(_prefix(shard))) is not None:
+            parts = [part_name(Span(shard, number, 0, None, last=number == end)) for number in range(end + 1)]
+            if names >= set(parts):
+                found[shard.name] = parts
+    return found
+
+
+def _prefix(shard: Shard) -> str:
+    stem = file_name(posixpath.basename(shard.name).split(".", 1)[0] or "shard")[:60]
+    digest = hashlib.sha256(shard.name.encode(errors="surrogatepass")).hexdigest()[:DIGITS]
+    return f"{stem}-{digest}"
 
 
 def encode_part(

@@ -56,7 +56,7 @@ class Span:
     """Consecutive rows of a shard, the unit of work: `count` rows from the row `first` (None: all that follow).
 
     `offset` is where they start in bytes, `items` what they are where the driver alone knows (the files of a folder),
-    `share` their part of the shard's size, for progress.
+    `share` their part of the shard's size, for progress; `last` says that the shard has no more, once that is known.
     """
 
     shard: Shard
@@ -66,6 +66,7 @@ class Span:
     offset: int = 0
     share: float = 0.0
     items: tuple[tuple[str, str | None], ...] = ()
+    last: bool = False
 
 
 @dataclass(frozen=True)

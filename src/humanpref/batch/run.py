@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Container, Generator, Iterator, Sequence, Set
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
-from humanpref.batch.parts import part_name, require_pyarrow
+from humanpref.batch.ahead import read_each_ahead
+from humanpref.batch.parts import finished_shards, part_name, require_pyarrow
 from humanpref.batch.places import filesystem
 from humanpref.batch.readers import READERS, check_shards
 from humanpref.batch.records import BatchError, BatchReport, Counts, Part, Reading, Shard, Span
 from humanpref.batch.score import MakeScoring, Model, model_name
 from humanpref.batch.shards import find_shards
-from humanpref.batch.store import ScoreFolder
+from humanpref.batch.store import ScoreFolder, parts_in
 from humanpref.engines import Engine, run_map
 from humanpref.errors import DataError
 from humanpref.scorers import get_spec
@@ -28,6 +29,10 @@ MOST_PARTS = 16
 """A worker is given one span at first, then as many as have the rows that it does in about so many seconds, at most so
 many, and fewer towards the end, so that all end together. It need not wait between them, and its death costs at most
 them."""
+
+
+SHARDS_AHEAD, LOCAL_SHARDS_AHEAD = 16, 2
+"""Shards that are divided at a time: far away it is waiting that takes time, here it is the cores."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,8 @@ def batch(
     require_pyarrow()
     shards = find_shards(words, reading)
     _check_outside(words, out)
-    chosen = check_shards(shards, reading, reads_prompt=any(get_spec(m.name).reads_prompt for m in models))
+    unseen = _unseen(shards, finished_shards(shards, parts_in(out)))
+    chosen = check_shards(unseen, reading, reads_prompt=any(get_spec(m.name).reads_prompt for m in models))
     settings = {
         "models": [asdict(model) for model in models],
         **asdict(chosen),
@@ -87,7 +93,7 @@ def batch(
         folder.agree(settings, shards)
         run = _Run(folder, shards, chosen, part_rows, engine.workers, on_progress)
         make = MakeScoring(chosen, tuple(models), part_rows, embeddings, prompts, threads)
-        with closing(run_map(engine, make, run.tasks(), on_note, in_order=True)) as parts:
+        with closing(run.tasks()) as tasks, closing(run_map(engine, make, tasks, on_note, in_order=True)) as parts:
             for part in parts:
                 run.put(part)
         totals, files = folder.count(run.wanted)
@@ -132,6 +138,7 @@ class _Run:
     ) -> None:
         self.folder, self.shards, self.reading, self.part_rows = folder, shards, reading, part_rows
         self.there = folder.finished()
+        self.finished = finished_shards(shards, self.there)
         self.workers, self.on_progress = workers, on_progress
         self.added = Counts()
         self.parts = self.empty = 0
@@ -139,10 +146,11 @@ class _Run:
         self._size = max(1, sum(shard.size for shard in shards))
         self._old = self._new = self._given = self._seconds = 0.0
 
-    def tasks(self) -> Iterator[list[Span]]:
-        """Yield what is not there yet, as it is given to workers; read only as fast as it is used."""
-        remaining = self._spans()
-        return iter(lambda: list(self._task(remaining)), [])
+    def tasks(self) -> Generator[list[Span], None, None]:
+        """Yield what is not there yet, as it is given to workers; read only a little faster than it is used."""
+        with closing(self._missing()) as remaining:
+            while task := list(self._task(remaining)):
+                yield task
 
     def _task(self, remaining: Iterator[Span]) -> Iterator[Span]:
         left = self._size - self._old - self._given
@@ -160,24 +168,39 @@ class _Run:
         rows = span.share * self.added.rows / self._new if span.count is None else span.count
         return rows * self._seconds / self.added.rows
 
-    def _spans(self) -> Iterator[Span]:
-        first = True
+    def _missing(self) -> Generator[Span, None, None]:
         for shard in self.shards:
-            before = len(self.wanted)
-            for span in READERS[shard.kind].spans(shard, self.reading, self.part_rows):
-                name = part_name(span)
-                if name in self.wanted:
-                    raise BatchError(f"{shard.name}: its part {name} has the name of another shard's; rename the file")
-                self.wanted.add(name)
-                if name in self.there:
-                    self._old += span.share
-                    continue
-                if first:
-                    self.folder.unfinish()
-                    first = False
-                self._given += span.share
+            for name in self.finished.get(shard.name, ()):
+                self._want(name, shard)
+            self._old += shard.size * (shard.name in self.finished)
+        rest = [shard for shard in self.shards if shard.name not in self.finished]
+        at_once = SHARDS_AHEAD if any("://" in shard.url for shard in rest) else LOCAL_SHARDS_AHEAD
+        with closing(read_each_ahead(self._spans, rest, at_once=at_once, size=MOST_PARTS)) as divided:
+            for shard, spans in divided:
+                before = len(self.wanted)
+                for span in spans:
+                    self._want(part_name(span), shard)
+                    if part_name(span) in self.there:
+                        self._old += span.share
+                        continue
+                    if not self._given:
+                        self.folder.unfinish()
+                    self._given += span.share
+                    yield span
+                self.empty += len(self.wanted) == before
+
+    def _want(self, name: str, shard: Shard) -> None:
+        if name in self.wanted:
+            raise BatchError(f"{shard.name}: its part {name} has the name of another shard's; rename the file")
+        self.wanted.add(name)
+
+    def _spans(self, shard: Shard) -> Iterator[Span]:
+        spans = READERS[shard.kind].spans(shard, self.reading, self.part_rows)
+        if (span := next(spans, None)) is not None:
+            for following in spans:
                 yield span
-            self.empty += len(self.wanted) == before
+                span = following
+            yield replace(span, last=True)
 
     def put(self, part: Part) -> None:
         """Keep a part. It is complete when this returns."""
@@ -201,6 +224,12 @@ def _notes(folder: ScoreFolder, files: Set[str]) -> tuple[str, ...]:
     if not strange:
         return ()
     return (f"{len(strange)} files in {folder.out} belong to no shard of the input, {strange[0]} among them",)
+
+
+def _unseen(shards: Sequence[Shard], finished: Container[str]) -> list[Shard]:
+    """The shards that must be checked: not those that are finished, but the first, that names the columns of all."""
+    first = next((shard for shard in shards if shard.name in finished), None)
+    return [shard for shard in shards if shard is first or shard.name not in finished]
 
 
 def _check_outside(words: Sequence[str], out: str) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
+from humanpref.batch.ahead import ReadAhead
 from humanpref.batch.parts import Judged, encode_part
 from humanpref.batch.places import ReadStoppedError, is_passing, join, read_bytes
 from humanpref.batch.readers import READERS
@@ -33,8 +33,6 @@ MAX_PATH = 4096
 
 SHOWN = 300
 """Signs of it in a message, and in the key of a row where it is longer than any path."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -117,12 +115,14 @@ class _Scoring:
         No batch of a scorer has rows of two spans, so that the last digits of a score do not depend on what else a
         worker was given.
         """
+        with closing(ReadAhead(self._read(spans), READ_AHEAD)) as rows:
+            yield from self._score(rows)
+
+    def _score(self, rows: Iterable[tuple[Span, Row | None]]) -> Iterator[Part]:
         from humanpref.scorers.base import map_ahead, overlapped
 
         size = max(scorer.batch_size for scorer in self.scorers)
-        prepared = map_ahead(
-            self._prepare_marked, read_ahead(self._read(spans), READ_AHEAD), ahead=2 * size, threads=self.make.threads
-        )
+        prepared = map_ahead(self._prepare_marked, rows, ahead=2 * size, threads=self.make.threads)
         began, piece = time.monotonic(), 0
         judged: list[Judged] = []
         in_flight = max(scorer.in_flight for scorer in self.scorers)
@@ -280,42 +280,3 @@ def read_row(  # noqa: PLR0911 - each way to fail says so
         if is_passing(error):
             raise ReadStoppedError(f"{span.shard.name}: {name}", error) from None
         return Problem("unreadable-image", f"{name}: cannot be read ({reason_of(error)})")
-
-
-def read_ahead(items: Iterable[T], size: int) -> Iterator[T]:
-    """Yield items that a thread reads, at most `size` ahead; what it raises is raised here."""
-    waiting: queue.Queue[tuple[str, Any]] = queue.Queue(size)
-    stopped = threading.Event()
-
-    def put(what: str, value: Any) -> bool:
-        while not stopped.is_set():
-            try:
-                waiting.put((what, value), timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def read() -> None:
-        try:
-            for item in items:
-                if not put("item", item):
-                    return
-            put("end", None)
-        except BaseException as error:  # raised where the items are used
-            put("error", error)
-
-    thread = threading.Thread(target=read, name="humanpref-read", daemon=True)
-    thread.start()
-    try:
-        while True:
-            what, value = waiting.get()
-            if what == "item":
-                yield value
-            elif what == "end":
-                return
-            else:
-                raise value
-    finally:
-        stopped.set()
-        thread.join(5)

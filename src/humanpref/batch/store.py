@@ -96,11 +96,7 @@ class ScoreFolder:
 
     def finished(self) -> set[str]:
         """The names of the parts that are there."""
-        with failing_with_name(self.out):
-            self._system.invalidate_cache()
-            found = self._system.ls(self._path, detail=False)
-        names = (posixpath.basename(str(path).rstrip("/")) for path in found)
-        return {name for name in names if name.endswith(".parquet") and not name.startswith((".", "_"))}
+        return parts_in(self.out)
 
     def put(self, name: str, content: bytes) -> None:
         """Put a file in place, whole or not at all. Raises `DataError` where that fails."""
@@ -211,6 +207,16 @@ class ScoreFolder:
                 raise DataError(
                     f"{self.out}: the disk is full; what was scored is kept: make room and run the same command again"
                 ) from None
+
+
+def parts_in(out: str) -> set[str]:
+    """The names of the parts in an output, which need not be there."""
+    system, path = filesystem(out)
+    with failing_with_name(out):
+        system.invalidate_cache()
+        found = system.ls(path, detail=False) if system.isdir(path) else []
+    names = (posixpath.basename(str(path).rstrip("/")) for path in found)
+    return {name for name in names if name.endswith(".parquet") and not name.startswith((".", "_"))}
 
 
 def _check_kinds(about: Mapping[str, Any]) -> None:
