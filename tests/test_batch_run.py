@@ -547,6 +547,32 @@ def test_a_worker_killed_in_the_middle(undisturbed: tuple[Path, list[dict[str, A
 
 
 @pytest.mark.slow
+def test_a_worker_killed_within_a_span_of_several_parts(images: Path, tmp_path: Path) -> None:
+    contents = [(images / f"{n}.jpg").read_bytes() for n in range(40)]
+    for name in "ab":
+        samples = [(str(n), {"jpg": contents[n % 40], "txt": b"p"}) for n in range(160)]
+        tar(tmp_path / "in" / f"{name}.tar.gz", samples)
+    batch([str(tmp_path / "in")], str(tmp_path / "whole"), LITE, part_rows=8)
+    out, told, killed = tmp_path / "out", [], []
+
+    def kill(progress: Progress) -> None:
+        if not killed and progress.rows >= 80:
+            killed.extend(children(os.getpid()))
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    report = batch(
+        [str(tmp_path / "in")], str(out), LITE, part_rows=8, engine=Engine(workers=2), threads=1, on_progress=kill,
+        on_note=told.append,
+    )  # fmt: skip
+    assert told == ["a worker died (by SIGKILL); its batch is given to another"] * 2
+    assert (report.rows, report.new_rows, report.new_parts) == (320, 320, 40)  # nothing is counted twice
+    assert {path.name: path.read_bytes() for path in out.glob("*.parquet")} == {
+        path.name: path.read_bytes() for path in (tmp_path / "whole").glob("*.parquet")
+    }
+
+
+@pytest.mark.slow
 def test_everything_killed_at_random_moments(undisturbed: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
     path, expected = undisturbed
     out, moments, reached = tmp_path / "out", random.Random(3), []
