@@ -22,7 +22,7 @@ from humanpref.batch.places import is_passing, read_bytes  # noqa: E402
 from humanpref.batch.readers import READERS, check_shards  # noqa: E402
 from humanpref.batch.records import Problem, Reading, Row  # noqa: E402
 from humanpref.batch.run import batch  # noqa: E402
-from humanpref.batch.score import Model  # noqa: E402
+from humanpref.batch.score import MakeScoring, Model  # noqa: E402
 from humanpref.batch.shards import find_shards  # noqa: E402
 from humanpref.errors import DataError  # noqa: E402
 from tests.batching import encoded, folder_of_images, jsonl, parquet, scores, tar  # noqa: E402
@@ -129,6 +129,25 @@ def test_the_same_command_goes_on_after_a_lost_connection(tmp_path: Path, kind: 
     Flaky.left = -1
     report = batch([f"flaky://{path}"], str(tmp_path / "out"), LITE, part_rows=5)
     assert (report.rows, report.scored, report.errors) == (30, 30, {})
+
+
+def test_spans_that_were_read_before_a_lost_connection_are_scored(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", [encoded(n, "PNG", (64, 64)) for n in range(30)], group=5)
+    reading = Reading("image")
+    (shard,) = find_shards([f"flaky://{path}"], reading)
+    spans = list(READERS["parquet"].spans(shard, reading, 5))
+    work = MakeScoring(reading, tuple(LITE), 5, threads=1)()
+    made: list[int] = []
+    while not made or made[-1] < 6:
+        Flaky.left = len(made)
+        made.append(0)
+        try:
+            for part in work(spans):
+                made[-1] += part.counts.rows == 5
+        except DataError:
+            continue
+    assert made == sorted(made)
+    assert set(made) >= {1, 2, 3, 4, 5, 6}, made
 
 
 def test_images_that_cannot_be_read_now_end_the_run(tmp_path: Path) -> None:

@@ -241,3 +241,16 @@ def test_shards_that_are_no_files_are_named(tmp_path: Path) -> None:
     for word in (str(tmp_path), f"{tmp_path}/*"):
         with pytest.raises(DataError, match=r"/1\.jsonl: no such file"):
             names(word)
+
+
+def test_a_finished_shard_without_a_column_does_not_hide_the_others_column(tmp_path: Path) -> None:
+    image = tmp_path / "a.jpg"
+    image.write_bytes(encoded(1))
+    words = [str(jsonl(tmp_path / "0.jsonl", [{"image": str(image)}]))]
+    words += [str(jsonl(tmp_path / f"{n}.jsonl", [{"image": str(image), "caption": "c"}])) for n in (1, 2)]
+    out, reading = tmp_path / "out", Reading(prompt="all")
+    assert batch(words, str(out), LITE, reading=reading).rows == 3
+    assert batch(words, str(out), LITE, reading=reading).new_rows == 0
+    max(out.glob("2*.parquet")).unlink()
+    assert batch(words, str(out), LITE, reading=reading).new_rows == 1
+    assert [row["prompt"] for row in scores(out)] == ["all", "c", "c"]

@@ -6,6 +6,8 @@ import csv
 import gzip
 import io
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,35 @@ def test_shards_that_differ_are_found_before_anything_is_scored(tmp_path: Path) 
     (tmp_path / "10.parquet").write_bytes(b"")
     with pytest.raises(DataError, match=r"10\.parquet: damaged, truncated or not Parquet"):
         read(tmp_path)
+
+
+def test_a_span_of_paths_costs_what_its_group_of_rows_does_at_most(tmp_path: Path) -> None:
+    """pyarrow's groups have a million rows; a span of them has two thousand."""
+    count, path = 200_000, tmp_path / "a.parquet"
+    table = pa.table({"image": [f"{n:09}.jpg" for n in range(count)], "prompt": [f"prompt {n}" for n in range(count)]})
+    pq.write_table(table, path, compression="none", use_dictionary=False, data_page_size=1 << 16)
+    reading = Reading("image", "prompt")
+    (shard,) = find_shards([str(path)], reading)
+    reader = READERS["parquet"]
+    first, *_, last = reader.spans(shard, reading, 2048)
+
+    def seconds(work: Callable[[], object]) -> float:
+        began = time.process_time()
+        work()
+        return time.process_time() - began
+
+    found: list[Row] = []
+    whole = min(seconds(lambda: pq.read_table(path, use_threads=False)) for _ in range(3))
+    assert min(seconds(lambda: found.extend(reader.rows(last, reading))) for _ in range(3)) < 6 * whole + 0.02
+    assert [row.number for row in found[: last.count]] == [*range(last.first, count)]
+    assert found[-1] == Row(count - 1, f"{count - 1:09}.jpg", f"prompt {count - 1}", f"{count - 1:09}.jpg")
+    before = _bytes_read()
+    assert len(list(reader.rows(first, reading))) == first.count
+    assert _bytes_read() - before < path.stat().st_size / 2  # what follows the span is not read
+
+
+def _bytes_read() -> int:
+    return int(Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
 
 
 def test_parquet_damaged_in_the_middle(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import random
@@ -22,19 +23,21 @@ import pytest
 pytest.importorskip("pyarrow")
 pytest.importorskip("fsspec")
 
+import pyarrow.parquet as pq
 from PIL import Image
 
 from humanpref.batch.parts import part_name
-from humanpref.batch.records import BatchError, Reading, Span
-from humanpref.batch.run import _Run, batch
+from humanpref.batch.records import BatchError, Counts, Part, Reading, Span
+from humanpref.batch.run import Progress, _Run, batch
 from humanpref.batch.score import Model
 from humanpref.batch.shards import find_shards
 from humanpref.batch.store import ScoreFolder
-from humanpref.engines import Engine
+from humanpref.engines import Engine, EngineError
 from humanpref.errors import DataError
 from humanpref.scorers import load_scorer
 from tests.batching import TINY, command, encoded, folder_of_images, jsonl, parquet, scores, start, tar
 from tests.generating import one_line
+from tests.ray_processes import actors
 from tests.toys import damaged_jpeg
 
 LITE = [Model("lite")]
@@ -212,6 +215,22 @@ def test_paths_and_urls(tmp_path: Path, server: str) -> None:
     assert rows[0]["score_lite"] == rows[4]["score_lite"] == rows[7]["score_lite"]
 
 
+def test_images_in_base64_are_said_and_not_kept(images: Path, tmp_path: Path) -> None:
+    text = base64.b64encode((images / "0.jpg").read_bytes() * 9).decode()
+    long = "x/" * 2000 + "a.jpg"
+    path = jsonl(
+        tmp_path / "a.jsonl", [{"image": image} for image in (text, f"data:image/jpeg;base64,{text[:99]}", long)]
+    )
+    assert len(text) > 9000
+    report = batch([str(path)], str(tmp_path / "out"), LITE)
+    assert report.errors == {"bad-row": 2, "missing-file": 1}
+    rows = scores(tmp_path / "out")
+    assert "images in base64 are not read" in rows[0]["error"]
+    assert "images in base64 are not read" in rows[1]["error"]
+    assert [len(row["key"]) for row in rows] == [303, 122, len(long)]
+    assert max(len(row["error"]) for row in rows) < 400
+
+
 def test_remote_file_systems(images: Path, tmp_path: Path) -> None:
     """Through fsspec's memory://, which has no local paths, no locks and no renames of its own."""
     import fsspec
@@ -268,6 +287,22 @@ def test_going_on(images: Path, tmp_path: Path) -> None:
         batch([str(images)], str(out), LITE, part_rows=7)
 
 
+@pytest.mark.parametrize("kind", ["file", "memory"])
+def test_a_run_that_was_killed_before_it_had_a_note(images: Path, tmp_path: Path, kind: str) -> None:
+    import fsspec
+
+    system, out = fsspec.filesystem(kind), f"{kind}://{tmp_path}/out"
+    system.makedirs(f"{tmp_path}/out")
+    system.pipe_file(f"{tmp_path}/out/.lock", b"process 1 on here")
+    system.pipe_file(f"{tmp_path}/out/._batch.json.4242.part", b"{")
+    data = str(jsonl(tmp_path / "a.jsonl", [{"image": str(images / "0.jpg"), "prompt": "p"}]))
+    assert batch([data], out, LITE).scored == 1
+    system.makedirs(f"{tmp_path}/other")
+    system.pipe_file(f"{tmp_path}/other/.mine.part", b"")
+    with pytest.raises(BatchError, match="holds other files and no _batch.json"):
+        batch([data], f"{kind}://{tmp_path}/other", LITE)
+
+
 def test_two_parts_of_one_name_are_refused(images: Path, tmp_path: Path) -> None:
     (shard,) = find_shards([str(images)], Reading())
     name = part_name(Span(shard, 3, 0, 1))
@@ -276,6 +311,73 @@ def test_two_parts_of_one_name_are_refused(images: Path, tmp_path: Path) -> None
         run = _Run(folder, [shard, shard], Reading(), 40, 1, lambda _: None)
         with pytest.raises(BatchError, match=r"has the name of another shard's; rename the file"):
             list(run.tasks())
+
+
+class EnoughError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tar.gz"])
+@pytest.mark.parametrize("engine", [Engine(), Engine(workers=2)])
+def test_a_span_that_cannot_be_split_gives_several_parts(
+    images: Path, tmp_path: Path, kind: str, engine: Engine
+) -> None:
+    contents = [(images / f"{n}.jpg").read_bytes() for n in range(23)]
+    if kind == "parquet":
+        path = parquet(tmp_path / "a.parquet", contents, [f"prompt {n}" for n in range(23)], group=23)
+    else:
+        path = tar(tmp_path / "a.tar.gz", [(str(n), {"jpg": c, "txt": b"p"}) for n, c in enumerate(contents)])
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    report = batch([str(path)], str(whole), LITE, part_rows=5)
+    assert (report.rows, report.parts, report.new_parts, report.notes) == (23, 5, 5, ())
+    files = {file.name: pq.read_metadata(file).num_rows for file in whole.glob("*.parquet")}
+    assert sorted(files.values()) == [3, 5, 5, 5, 5]
+    (last,) = (name for name, rows in files.items() if rows == 3)
+    seen: list[float] = []
+
+    def stop(progress: Progress) -> None:
+        seen.append(progress.fraction)
+        if progress.rows == 15:
+            raise EnoughError
+
+    with pytest.raises(EnoughError):
+        batch([str(path)], str(out), LITE, part_rows=5, engine=engine, on_progress=stop)
+    assert len(list(out.glob("*.parquet"))) == 3
+    assert not (out / last).exists()
+    assert seen == pytest.approx([5 / 23, 10 / 23, 15 / 23] if kind == "parquet" else [0, 0, 0])
+    report = batch([str(path)], str(out), LITE, part_rows=5, engine=engine)
+    assert (report.rows, report.scored, report.new_rows, report.parts) == (23, 23, 23, 5)
+    assert {name: (out / name).read_bytes() for name in files} == {name: (whole / name).read_bytes() for name in files}
+    assert [row["row"] for row in scores(out)] == list(range(23))
+    assert batch([str(path)], str(out), LITE, part_rows=5).new_rows == 0
+    (out / min(files.keys() - {last})).unlink()
+    with pytest.raises(DataError, match=f"00000.parquet: is gone; remove {last}, too, and run the same command again"):
+        batch([str(path)], str(out), LITE, part_rows=5)
+
+
+@pytest.mark.parametrize(("seconds_per_row", "spans"), [(0.001, 16), (0.2, 10), (3.0, 1)])
+def test_a_task_has_the_rows_of_some_seconds(tmp_path: Path, seconds_per_row: float, spans: int) -> None:
+    """The time of a part with one row says what ten rows will take."""
+    for n in range(100):
+        jsonl(tmp_path / f"{n}.jsonl", [{"image": "a.jpg"}] * (10 if n else 1))
+    with ScoreFolder(str(tmp_path / "out")) as folder:
+        folder.agree({"models": []}, [])
+        run = _Run(folder, find_shards([f"{tmp_path}/*.jsonl"], Reading()), Reading("image"), 10, 2, lambda _: None)
+        tasks = run.tasks()
+        (span,) = next(tasks)
+        run.put(Part(span, None, b"", Counts(1), (), seconds_per_row))
+        assert len(next(tasks)) == spans
+        assert [len(task) for task in tasks][-1] == 1  # smaller towards the end
+
+
+@pytest.mark.parametrize("engine", [Engine(), Engine(workers=2)])
+def test_what_was_scored_before_an_error_is_kept(images: Path, tmp_path: Path, engine: Engine) -> None:
+    """Also where it is the task of a worker that another part of fails, for a reason that may pass."""
+    names = [str(images / "0.jpg")] * 60 + ["/proc/self/mem"] * 4 + [str(images / "0.jpg")] * 500
+    path = jsonl(tmp_path / "a.jsonl", [{"image": name} for name in names])
+    with pytest.raises((DataError, EngineError), match=r"/proc/self/mem: reading failed .*; what was scored is kept"):
+        batch([str(path)], str(tmp_path / "out"), LITE, part_rows=4, engine=engine, threads=1)
+    assert len(scores(tmp_path / "out")) >= 40  # not: one part, and then none of the task that failed
 
 
 @pytest.mark.parametrize(
@@ -445,6 +547,32 @@ def test_a_worker_killed_in_the_middle(undisturbed: tuple[Path, list[dict[str, A
 
 
 @pytest.mark.slow
+def test_a_worker_killed_within_a_span_of_several_parts(images: Path, tmp_path: Path) -> None:
+    contents = [(images / f"{n}.jpg").read_bytes() for n in range(40)]
+    for name in "ab":
+        samples = [(str(n), {"jpg": contents[n % 40], "txt": b"p"}) for n in range(160)]
+        tar(tmp_path / "in" / f"{name}.tar.gz", samples)
+    batch([str(tmp_path / "in")], str(tmp_path / "whole"), LITE, part_rows=8)
+    out, told, killed = tmp_path / "out", [], []
+
+    def kill(progress: Progress) -> None:
+        if not killed and progress.rows >= 80:
+            killed.extend(children(os.getpid()))
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    report = batch(
+        [str(tmp_path / "in")], str(out), LITE, part_rows=8, engine=Engine(workers=2), threads=1, on_progress=kill,
+        on_note=told.append,
+    )  # fmt: skip
+    assert told == ["a worker died (by SIGKILL); its batch is given to another"] * 2
+    assert (report.rows, report.new_rows, report.new_parts) == (320, 320, 40)  # nothing is counted twice
+    assert {path.name: path.read_bytes() for path in out.glob("*.parquet")} == {
+        path.name: path.read_bytes() for path in (tmp_path / "whole").glob("*.parquet")
+    }
+
+
+@pytest.mark.slow
 def test_everything_killed_at_random_moments(undisturbed: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
     path, expected = undisturbed
     out, moments, reached = tmp_path / "out", random.Random(3), []
@@ -546,25 +674,6 @@ def test_the_command(images: Path, tmp_path: Path) -> None:
         command("batch", data, tmp_path / "x", "-m", "lite", "--image-column", "nil"), "its columns are image, prompt"
     )
     assert command("batch", data).returncode == 2
-
-
-def actors() -> list[int]:
-    """The processes of the actors of this process's cluster."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            if path.joinpath("cmdline").read_bytes().startswith(b"ray::_Holder") and os.getpid() in ancestors(path):
-                found.append(int(path.name))
-        except (OSError, ValueError):  # it ended meanwhile
-            continue
-    return found
-
-
-def ancestors(path: Path) -> list[int]:
-    found = [int(path.name)]
-    while found[-1] > 1:
-        found.append(int(Path(f"/proc/{found[-1]}/stat").read_text().rsplit(")", 1)[1].split()[1]))
-    return found
 
 
 @pytest.mark.slow

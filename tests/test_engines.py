@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from humanpref.engines import Engine, EngineError, run_map
 from humanpref.errors import DataError
 from humanpref.generate import generate
 from tests.generating import ToyBackend, contents, environment, prompts
+from tests.ray_processes import actors
 
 RAY = Engine("ray", workers=2, object_store_mib=100)
 
@@ -101,6 +103,47 @@ def test_processes_that_are_killed_lose_and_double_nothing(pids: Path) -> None:
     assert len(list(pids.iterdir())) == 3
 
 
+@dataclass(frozen=True)
+class Slowly:
+    """A worker whose batches are long; a name among the numbers is a file to wait for, 666 its end."""
+
+    def __call__(self) -> Callable[[list[int | str]], Iterator[int]]:
+        return self.work
+
+    def work(self, batch: list[int | str]) -> Iterator[int]:
+        for number in batch:
+            while isinstance(number, str) and not Path(number).exists():
+                time.sleep(0.01)
+            if number == 666:
+                raise DataError("the number of the beast")
+            if not isinstance(number, str):
+                yield number
+
+
+def check_results_come_as_they_are_made(engine: Engine, tmp_path: Path, kill: Callable[[], None]) -> None:
+    told: list[str] = []
+    go, batches = str(tmp_path / "go"), lambda: [[1, 2, 3, str(tmp_path / "go"), 4, 5]]
+    results = run_map(engine, Slowly(), batches(), told.append, in_order=True)
+    assert [next(results) for _ in range(3)] == [1, 2, 3]  # or this would wait for ever
+    kill()
+    Path(go).touch()
+    assert list(results) == [4, 5]  # made again, but not handed over again
+    assert len(told) == 1
+    for in_order in (True, False):
+        results = run_map(engine, Slowly(), [[1, 2, 3, 666, 4]], in_order=in_order)
+        assert [next(results) for _ in range(3)] == [1, 2, 3]  # an error takes nothing with it that was made
+        with pytest.raises(EngineError, match="^the number of the beast$"):
+            next(results)
+
+
+def test_results_come_from_processes_as_they_are_made(tmp_path: Path) -> None:
+    def kill() -> None:
+        for process in active_children():
+            os.kill(process.pid or 0, signal.SIGKILL)
+
+    check_results_come_as_they_are_made(Engine(workers=2), tmp_path, kill)
+
+
 def test_images_are_made_in_processes(tmp_path: Path) -> None:
     generate(prompts(10), [ToyBackend()], tmp_path / "whole")
     report = generate(prompts(10), [ToyBackend()], tmp_path / "out", engine=Engine(workers=2))
@@ -144,8 +187,11 @@ class ScriptedRay:
             def __init__(self) -> None:
                 self.number, self.run = next(ray.numbers), self
 
+            def options(self, **_: Any) -> Actor:
+                return self
+
             def remote(self, batch: Any) -> Any:
-                return (self.number, tuple(batch))
+                return iter([*(("result", number**2) for number in batch), ("done", None)])
 
         class Kind:
             def remote(self, _: Any) -> Actor:
@@ -160,7 +206,7 @@ class ScriptedRay:
         answer = self.answers.pop(0) if self.answers else None
         if isinstance(answer, Exception):
             raise answer
-        return "", [number**2 for number in ref[1]]
+        return ref
 
     def kill(self, actor: Any) -> None:
         self.killed.append(actor.number)
@@ -208,6 +254,15 @@ def test_on_ray_read_a_little_ahead(cluster: None, pids: Path) -> None:
     found += results
     assert sorted(found) == [n**2 for n in range(80)]
     assert len(list(pids.iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_on_ray_results_come_as_they_are_made(cluster: None, tmp_path: Path) -> None:
+    def kill() -> None:
+        for pid in actors():
+            os.kill(pid, signal.SIGKILL)
+
+    check_results_come_as_they_are_made(RAY, tmp_path, kill)
 
 
 @pytest.mark.slow

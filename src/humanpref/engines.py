@@ -3,14 +3,15 @@ run.
 
 The contract is the same for all: `make_worker()` is called once in each worker and returns a function from a batch to
 its results; results are handed to the caller, in any order, and each batch's results exactly once, also when a worker
-is killed on the way. The caller alone keeps what is made, so that nothing is written twice.
+is killed on the way. The caller alone keeps what is made, so that nothing is written twice. Workers send each result
+when it is made, so that none holds what a long batch comes to.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from humanpref.errors import HumanprefError, reason_of
@@ -78,21 +79,26 @@ def run_map(
     make_worker: MakeWorker[B, R],
     batches: Iterable[B],
     on_note: Callable[[str], None] = lambda _: None,
+    *,
+    in_order: bool = False,
 ) -> Generator[R, None, None]:
     """Yield the results of all batches, as they come. `batches` is read only a little ahead of the workers.
 
-    In this process, results are yielded while a batch is still being worked on; elsewhere when the batch is done.
-    `make_worker` must then be picklable (it goes to processes of our own). A named error of a worker is raised here, as
-    is `EngineError` when Ray cannot be reached or a batch's workers die `MAX_LOSSES` times. `on_note` hears of losses.
+    in_order: the results of a batch always come in the same order. They are yielded as they are made then; after the
+    death of a worker another one makes them again, and those that were yielded are passed over. Otherwise, outside this
+    process, they are yielded when the batch is done or has failed. `make_worker` must be picklable where it goes to
+    processes of our own. A named error of a worker is raised here, as is `EngineError` when Ray cannot be reached or a
+    batch's workers die `MAX_LOSSES` times. `on_note` hears of losses.
     """
+    given = (Task(batch, in_order) for batch in batches)
     if engine.kind == "ray":
         from humanpref.ray_actors import run_on_ray
 
-        yield from run_on_ray(engine, make_worker, iter(batches), on_note)
+        yield from run_on_ray(engine, make_worker, given, on_note)
     elif engine.workers > 1:
         from humanpref.processes import ProcessPool
 
-        yield from ProcessPool(make_worker, _environments(engine), on_note).run(iter(batches))
+        yield from ProcessPool(make_worker, _environments(engine), on_note).run(given)
     else:
         worker: Worker[B, R] | None = None
         for batch in batches:
@@ -125,6 +131,41 @@ def _gpus() -> list[str]:
     return [str(i) for i in range(count)] if names is None else names[:count]
 
 
+Answer: TypeAlias = "tuple[Literal['result', 'done', 'failed'], Any]"
+"""What a worker says of its batch: a result, that these were all, or why there will be no more."""
+
+
+@dataclass
+class Task:
+    """A batch and what is known of it where results are taken: `losses` are workers that died on it."""
+
+    batch: Any
+    in_order: bool
+    losses: int = 0
+    handed: int = 0
+    made: int = 0
+    waiting: list[Any] = field(default_factory=list)
+
+    def take(self, answer: Answer) -> list[Any]:
+        """Take what a worker says -> the results that can be handed over now."""
+        what, value = answer
+        if what == "result":
+            self.made += 1
+            if self.made > self.handed:
+                self.waiting.append(value)
+            if not self.in_order:
+                return []
+        ready, self.waiting = self.waiting, []
+        self.handed += len(ready)
+        return ready
+
+    def lose(self, how: str) -> None:
+        """Its worker is gone: another one begins it anew. Raises `EngineError` where that was tried often enough."""
+        self.losses, self.made, self.waiting = self.losses + 1, 0, []
+        if self.losses >= MAX_LOSSES:
+            raise EngineError(f"workers died {self.losses} times on the same batch ({how}); is memory short?")
+
+
 class Holder:
     """Holds a worker, in another process than the caller's: makes it when the first batch comes."""
 
@@ -133,14 +174,16 @@ class Holder:
         self.make_worker = make_worker
         self.worker: Worker[Any, Any] | None = None
 
-    def run(self, batch: Any) -> tuple[str, Any]:
-        """Run a batch -> "" and its results, or what went wrong: errors are values, since classes may not be picklable,
-        and this process has more batches to come."""
+    def run(self, batch: Any) -> Iterator[Answer]:
+        """Run a batch. Errors are values, since classes may not be picklable, and this process has more to come."""
         try:
             if self.worker is None:
                 self.worker = self.make_worker()
-            return "", list(self.worker(batch))
+            for result in self.worker(batch):
+                yield "result", result
         except HumanprefError as error:
-            return str(error), None
+            yield "failed", str(error)
         except Exception as error:  # a fault of the worker's code
-            return f"a worker failed: {reason_of(error, 300)}", None
+            yield "failed", f"a worker failed: {reason_of(error, 300)}"
+        else:
+            yield "done", None

@@ -1,7 +1,8 @@
 """Workers that are processes of this machine, each started afresh (spawn): the engine `local` with several.
 
 A pool of our own, since the standard library's breaks as a whole when one process is killed. A worker holds one batch
-at a time, so that neither side ever writes into a full pipe while the other does, too.
+at a time and is given the next when it has said all of that one, so that neither side ever writes into a full pipe
+while the other does, too.
 """
 
 from __future__ import annotations
@@ -15,17 +16,15 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from humanpref.engines import MAX_LOSSES, EngineError, Holder, MakeWorker
-
-_END = object()
+from humanpref.engines import EngineError, Holder, MakeWorker, Task
 
 
 @dataclass
 class _Process:
     process: Any
     connection: Connection
-    held: tuple[Any, int] | None = None
-    """The batch it works on, and how many workers died on it."""
+    held: Task | None = None
+    """What it works on."""
 
 
 class ProcessPool:
@@ -40,38 +39,38 @@ class ProcessPool:
         self.make_worker, self.environments, self.on_note = make_worker, environments, on_note
         self.workers: list[_Process] = []
 
-    def run(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """Yield the results of all batches, those of a batch when it is done. Raises `EngineError`."""
+    def run(self, tasks: Iterator[Task]) -> Iterator[Any]:
+        """Yield the results of all tasks. Raises `EngineError`."""
         try:
             for environment in self.environments:
-                if (task := self._next(batches)) is None:
+                if (task := next(tasks, None)) is None:
                     break  # fewer batches than processes: the rest is not started
                 self.workers.append(self._start(environment))
                 self._give(self.workers[-1], task)
             while busy := [worker for worker in self.workers if worker.held is not None]:
                 for ready in wait([worker.connection for worker in busy]):
                     worker = next(worker for worker in busy if worker.connection is ready)
+                    assert worker.held is not None
                     try:
-                        problem, results = worker.connection.recv()
+                        answer = worker.connection.recv()
                     except (EOFError, OSError):
-                        self._lost(worker)
+                        self._lost(worker, worker.held)
                         continue
-                    worker.held = None
-                    if problem:
-                        raise EngineError(problem)
-                    if (task := self._next(batches)) is not None:
-                        self._give(worker, task)
+                    results = worker.held.take(answer)
+                    if answer[0] == "done":
+                        worker.held = None
+                        if (task := next(tasks, None)) is not None:
+                            self._give(worker, task)
                     yield from results
+                    if answer[0] == "failed":
+                        raise EngineError(answer[1])
         finally:
             self._close()
 
-    def _next(self, batches: Iterator[Any]) -> tuple[Any, int] | None:
-        return None if (batch := next(batches, _END)) is _END else (batch, 0)
-
-    def _give(self, worker: _Process, task: tuple[Any, int]) -> None:
+    def _give(self, worker: _Process, task: Task) -> None:
         worker.held = task
         with suppress(OSError):  # it died meanwhile; that is seen when its answer is awaited
-            worker.connection.send(task[0])
+            worker.connection.send(task.batch)
 
     def _start(self, environment: Mapping[str, str]) -> _Process:
         context = get_context("spawn")
@@ -83,19 +82,14 @@ class ProcessPool:
             ours.send(self.make_worker)
         return _Process(process, ours)
 
-    def _lost(self, worker: _Process) -> None:
-        assert worker.held is not None
-        batch, losses = worker.held
+    def _lost(self, worker: _Process, task: Task) -> None:
         worker.process.join()
         worker.connection.close()
-        if losses + 1 >= MAX_LOSSES:
-            raise EngineError(
-                f"workers died {losses + 1} times on the same batch ({_how(worker.process.exitcode)}); is memory short?"
-            )
+        task.lose(_how(worker.process.exitcode))
         self.on_note(f"a worker died ({_how(worker.process.exitcode)}); its batch is given to another")
         place = self.workers.index(worker)
         self.workers[place] = self._start(self.environments[place])
-        self._give(self.workers[place], (batch, losses + 1))
+        self._give(self.workers[place], task)
 
     def _close(self) -> None:
         for worker in self.workers:
@@ -119,4 +113,5 @@ def _serve(connection: Connection, environment: dict[str, str]) -> None:
     with suppress(EOFError, OSError):  # the other side is gone
         holder = Holder(connection.recv())
         while True:
-            connection.send(holder.run(connection.recv()))
+            for answer in holder.run(connection.recv()):
+                connection.send(answer)

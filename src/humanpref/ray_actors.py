@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import os
 import socket
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from humanpref.engines import MAX_LOSSES, B, Engine, EngineError, Holder, MakeWorker, R
+from humanpref.engines import B, Engine, EngineError, Holder, MakeWorker, R, Task
 from humanpref.errors import MissingExtraError, reason_of
 
 AHEAD = 2
 """Batches that each worker has been given at a time, so that it never waits for the next."""
+
+UNTAKEN = 4
+"""Results of a worker that are on their way; it waits before it makes more."""
 
 SLOW_START_SECONDS = 120
 
@@ -30,9 +32,9 @@ _LOSSES = (
 
 
 def run_on_ray(
-    engine: Engine, make_worker: MakeWorker[B, R], batches: Iterator[B], on_note: Callable[[str], None]
+    engine: Engine, make_worker: MakeWorker[B, R], tasks: Iterator[Task], on_note: Callable[[str], None]
 ) -> Generator[R, None, None]:
-    """Yield the results of all batches, as they come. Raises `MissingExtraError` and `EngineError`."""
+    """Yield the results of all tasks, as they come. Raises `MissingExtraError` and `EngineError`."""
     try:
         import ray
     except ImportError:
@@ -41,7 +43,7 @@ def run_on_ray(
     try:
         pool = _Pool(ray, engine, make_worker, on_note)
         try:
-            yield from pool.run(batches)
+            yield from pool.run(tasks)
         finally:
             pool.close()
     except ray.exceptions.RayError as error:  # what no other worker could mend
@@ -80,13 +82,6 @@ def _knock(address: str) -> None:
             raise EngineError(f"Ray at {address} cannot be reached ({error.strerror or error})") from None
 
 
-@dataclass
-class _Task:
-    batch: Any
-    actor: Any
-    losses: int = 0
-
-
 class _Pool:
     """Actors with at most `AHEAD` batches each. An actor that died is replaced, and what it held is given out again."""
 
@@ -99,72 +94,62 @@ class _Pool:
         )
         self.actors: list[Any] = [self.kind.remote(self.make_worker) for _ in range(engine.workers)]
         self.losses = tuple(found for name in _LOSSES if (found := getattr(ray.exceptions, name, None)) is not None)
-        self.tasks: dict[Any, _Task] = {}
+        self.tasks: dict[Any, tuple[Task, Any]] = {}  # by what yields their answers, with the actor that has them
         self.told = False
-        self.again: deque[tuple[Any, int]] = deque()  # batches whose worker died, with how often
+        self.again: deque[Task] = deque()  # those whose worker died
 
-    def run(self, batches: Iterator[Any]) -> Iterator[Any]:
-        self._fill(batches)
+    def run(self, tasks: Iterator[Task]) -> Iterator[Any]:
+        self._fill(tasks)
         while self.tasks:
-            (done,) = self._wait()
-            task = self.tasks.pop(done)
+            (answers,) = self._wait()
+            task, actor = self.tasks[answers]
             try:
-                problem, results = self.ray.get(done)
+                answer = self.ray.get(next(answers))
             except self.ray.exceptions.RayTaskError as error:  # the worker could not come there, or its results back
                 cause = error.cause if error.cause is not None else error
                 lines = str(cause).strip().splitlines() or [type(cause).__name__]
                 raise EngineError(f"a worker failed: {lines[-1][:300]}") from None
             except self.losses as error:
-                self._lost(task, error)
-                self._fill(batches)
+                del self.tasks[answers]
+                self._lost(task, actor, error)
+                self._fill(tasks)
                 continue
-            if problem:
-                raise EngineError(problem)
-            self._fill(batches)
-            yield from results
+            if answer[0] == "done":
+                del self.tasks[answers]
+                self._fill(tasks)
+            yield from task.take(answer)
+            if answer[0] == "failed":
+                raise EngineError(answer[1])
 
     def _wait(self) -> list[Any]:
-        """Wait for one batch; say once what is awaited where the cluster may be too small (or is still growing)."""
+        """Wait for one worker; say once what is awaited where the cluster may be too small (or is still growing)."""
         done, _ = self.ray.wait(list(self.tasks), num_returns=1, timeout=None if self.told else SLOW_START_SECONDS)
         if not done:
             has = {name: count for name, count in self.ray.cluster_resources().items() if name in {"CPU", "GPU"}}
-            self.on_note(
-                f"no worker has finished a batch in {SLOW_START_SECONDS} s; the cluster has {has or 'nothing'}"
-            )
+            self.on_note(f"no worker has said anything in {SLOW_START_SECONDS} s; the cluster has {has or 'nothing'}")
             done, _ = self.ray.wait(list(self.tasks), num_returns=1)
         self.told = True
         return list(done)
 
-    def _fill(self, batches: Iterator[Any]) -> None:
-        held = {id(actor): 0 for actor in self.actors}
-        for task in self.tasks.values():
-            if id(task.actor) in held:
-                held[id(task.actor)] += 1
+    def _fill(self, tasks: Iterator[Task]) -> None:
+        held = Counter(id(actor) for _, actor in self.tasks.values())
         for _ in range(AHEAD):  # one each before a second for anyone
             for actor in self.actors:
                 if held[id(actor)] >= AHEAD:
                     continue
-                if self.again:
-                    batch, losses = self.again.popleft()
-                elif (following := next(batches, _END)) is not _END:
-                    batch, losses = following, 0
-                else:
+                task = self.again.popleft() if self.again else next(tasks, None)
+                if task is None:
                     return
                 held[id(actor)] += 1
-                self.tasks[actor.run.remote(batch)] = _Task(batch, actor, losses)
+                self.tasks[actor.run.options(**_STREAMING).remote(task.batch)] = task, actor
 
-    def _lost(self, task: _Task, error: Exception) -> None:
-        losses = task.losses + 1
-        if losses >= MAX_LOSSES:
-            raise EngineError(f"workers died {losses} times on the same batch: {' '.join(str(error).split())[:200]}")
-        self.again.append((task.batch, losses))
-        for place, actor in enumerate(self.actors):
-            if actor is task.actor:  # the other batches it held find it gone already
-                self._kill(
-                    actor
-                )  # one that only cannot be reached would keep its GPU, and its work would be done twice
-                self.actors[place] = self.kind.remote(self.make_worker)
-                self.on_note("a worker died; its batches are given to another")
+    def _lost(self, task: Task, actor: Any, error: Exception) -> None:
+        task.lose(" ".join(str(error).split())[:200])
+        self.again.append(task)
+        if actor in self.actors:  # the other batches it held find it gone already
+            self._kill(actor)  # one that only cannot be reached would keep its GPU, and its work would be done twice
+            self.actors[self.actors.index(actor)] = self.kind.remote(self.make_worker)
+            self.on_note("a worker died; its batches are given to another")
 
     def close(self) -> None:
         for actor in self.actors:
@@ -175,4 +160,4 @@ class _Pool:
             self.ray.kill(actor)
 
 
-_END = object()
+_STREAMING = {"num_returns": "streaming", "_generator_backpressure_num_objects": UNTAKEN}

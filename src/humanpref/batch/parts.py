@@ -1,23 +1,33 @@
-"""A part of the output: one Parquet file with a row for each row of a span, and what it counts in its footer."""
+"""A part of the output: one Parquet file with rows of a span, and what it counts in its footer.
+
+A span with more rows than a part may have gives several. The last one has the span's name, is put in place last and
+says in its footer how many come before it: a span is done when the part of its name is there. The name of a shard's
+last span says that it is the last, so that a list of names tells which shards are done.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import posixpath
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from humanpref.batch.records import Counts, Problem, Row, Span
+from humanpref.batch.records import Counts, Problem, Row, Shard, Span
 from humanpref.errors import DataError, MissingExtraError, reason_of
 from humanpref.generate.contract import file_name
 
-FOOTER = b"humanpref"
+FOOTER, BEFORE = b"humanpref", b"humanpref.before"
 
 DIGITS = 16
 """Of the digest in a part's name, hexadecimal: among a million shards, two of one digest are a case in 10^7."""
+
+
+END = "-end"
+_LAST = re.compile(rf"(.+)-(\d+){END}\.parquet")
 
 
 @dataclass(frozen=True)
@@ -31,11 +41,33 @@ class Judged:
     embeddings: tuple[Any, ...] = ()
 
 
-def part_name(span: Span) -> str:
-    """The file of a span's part: depends on the shard's name and the span's number alone."""
-    stem = file_name(posixpath.basename(span.shard.name).split(".", 1)[0] or "shard")[:60]
-    digest = hashlib.sha256(span.shard.name.encode(errors="surrogatepass")).hexdigest()[:DIGITS]
-    return f"{stem}-{digest}-{span.number:05d}.parquet"
+def part_name(span: Span, piece: int | None = None) -> str:
+    """The file of a span's part: depends on the shard's name, the span's place in it and the piece's alone."""
+    name = f"{_prefix(span.shard)}-{span.number:05d}{END if span.last else ''}.parquet"
+    return name if piece is None else piece_name(name, piece)
+
+
+def piece_name(name: str, piece: int) -> str:
+    """The file of a piece, from 0, that comes before a span's last part, which has this name."""
+    return f"{name.removesuffix('.parquet').removesuffix(END)}-{piece:05d}.parquet"
+
+
+def finished_shards(shards: Sequence[Shard], names: Set[str]) -> dict[str, list[str]]:
+    """Those of the shards all of whose spans are done by the names of parts -> these spans' names, by shard."""
+    ends = {match[1]: int(match[2]) for name in names if (match := _LAST.fullmatch(name))}
+    found = {}
+    for shard in shards:
+        if (end := ends.get(_prefix(shard))) is not None:
+            parts = [part_name(Span(shard, number, 0, None, last=number == end)) for number in range(end + 1)]
+            if names >= set(parts):
+                found[shard.name] = parts
+    return found
+
+
+def _prefix(shard: Shard) -> str:
+    stem = file_name(posixpath.basename(shard.name).split(".", 1)[0] or "shard")[:60]
+    digest = hashlib.sha256(shard.name.encode(errors="surrogatepass")).hexdigest()[:DIGITS]
+    return f"{stem}-{digest}"
 
 
 def encode_part(
@@ -45,11 +77,12 @@ def encode_part(
     embeddings: Mapping[str, tuple[str, int]],
     *,
     prompts: bool,
+    before: int = 0,
 ) -> tuple[bytes, Counts]:
-    """Make the Parquet file of a span's rows -> its bytes, and what it counts.
+    """Make the Parquet file of rows of a span -> its bytes, and what it counts.
 
     names: of the scorers, for the columns `score_NAME`; embeddings: name to number format (float16 or float32)
-    and width, for the columns `embedding_NAME`.
+    and width, for the columns `embedding_NAME`. before: how many parts of the span come before its last one.
     """
     pa, pq = require_pyarrow()
     text = pa.dictionary(pa.int32(), pa.string())
@@ -75,17 +108,19 @@ def encode_part(
         dict(sorted(Counter(kind for kind in kinds if kind is not None).items())),
     )
     table = pa.table(columns)
-    table = table.replace_schema_metadata({FOOTER: json.dumps(asdict(counts))})
+    table = table.replace_schema_metadata({FOOTER: json.dumps(asdict(counts)), BEFORE: str(before)})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue().to_pybytes(), counts
 
 
-def read_counts(file: Any, name: str) -> Counts:
-    """What a part counts, of its footer. Raises `DataError` where it is no part, or damaged."""
+def read_counts(file: Any, name: str) -> tuple[Counts, int]:
+    """What a part counts, and how many of its span come before it, of its footer. Raises `DataError` where it is no
+    part, or damaged."""
     pa, pq = require_pyarrow()
     try:
-        return Counts(**json.loads(pq.read_metadata(file).metadata[FOOTER]))
+        footer = pq.read_metadata(file).metadata
+        return Counts(**json.loads(footer[FOOTER])), int(footer[BEFORE])
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise DataError(
             f"{name}: is damaged, or no part of a batch run ({reason_of(error)}); remove it and run the same command "

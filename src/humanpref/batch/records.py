@@ -62,7 +62,7 @@ class Span:
     """Consecutive rows of a shard, the unit of work: `count` rows from the row `first` (None: all that follow).
 
     `offset` is where they start in bytes, `items` what they are where the driver alone knows (the files of a folder),
-    `share` their part of the shard's size, for progress.
+    `share` their part of the shard's size, for progress; `last` says that the shard has no more, once that is known.
     """
 
     shard: Shard
@@ -72,6 +72,7 @@ class Span:
     offset: int = 0
     share: float = 0.0
     items: tuple[tuple[str, str | None], ...] = ()
+    last: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,12 @@ class Counts:
 
 @dataclass(frozen=True)
 class Part:
-    """What came of a span: the bytes of a Parquet file, the identities of the scorers that made it, and the seconds
-    that it took one worker."""
+    """What came of a span, or of some of its rows: the bytes of a Parquet file, the identities of the scorers that made
+    it, and the seconds that it took one worker. `piece`: which it is of those that come before the span's last or only
+    part, from 0; None: that one."""
 
     span: Span
+    piece: int | None
     content: bytes
     counts: Counts
     identities: tuple[str, ...]

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Sequence, Set
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
-from humanpref.batch.parts import part_name, require_pyarrow
+from humanpref.batch.ahead import read_each_ahead
+from humanpref.batch.parts import finished_shards, part_name, require_pyarrow
 from humanpref.batch.places import failing_with_name, filesystem
 from humanpref.batch.readers import READERS, check_shards
 from humanpref.batch.records import BatchError, BatchReport, Counts, Part, Reading, Shard, Span
 from humanpref.batch.score import MakeScoring, Model, model_name
 from humanpref.batch.shards import find_shards
-from humanpref.batch.store import ScoreFolder, check_out
+from humanpref.batch.store import ScoreFolder, check_out, parts_in
 from humanpref.batch.walk import fixed_part, folders_above, is_pattern, matcher
 from humanpref.engines import Engine, run_map
 from humanpref.errors import DataError
 from humanpref.scorers import get_spec
 
 PART_ROWS = 2048
-"""Rows of a part."""
+"""Rows of a part at most."""
 
 TASK_SECONDS = 20.0
 MOST_PARTS = 16
-"""A worker is given one part at first, then as many as it does in about so many seconds, at most so many, and fewer
-towards the end, so that all end together. What it has not handed over is what its death costs; what it need not wait
-for between parts is the gain."""
+"""A worker is given one span at first, then as many as have the rows that it does in about so many seconds, at most so
+many, and fewer towards the end, so that all end together. It need not wait between them, and its death costs at most
+them."""
+
+
+SHARDS_AHEAD, LOCAL_SHARDS_AHEAD = 16, 2
+"""Shards that are divided at a time: far away it is waiting that takes time, here it is the cores."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,9 @@ def batch(
     words: files (.parquet, .jsonl, .csv, .tsv, .tar), globs, folders of these or of images, on any file system that
         fsspec knows. `out`: a folder likewise; one that was begun is gone on with.
     embeddings: also keep the image embeddings of scorers that are a CLIP, in this number format.
-    prompts: keep each row's prompt beside its scores. part_rows: rows of a part at most (a group of rows of a Parquet
-        file with images in it is never split, nor is a tar file that is not local).
+    prompts: keep each row's prompt beside its scores. part_rows: rows of a part at most. A worker is given a group of
+        rows of a Parquet file with images in it as a whole, and a tar file that is not local; what was made of it by a
+        run that was killed in the middle is made again.
     threads: for decoding and matrix products, in each worker; None: all of this machine's cores.
 
     Each row has exactly one row in the output, with its score or why it has none, whatever happens on the way. Raises
@@ -75,7 +81,8 @@ def batch(
     check_out(out)
     shards = find_shards(words, reading)
     _check_outside(words, out, shards)
-    chosen = check_shards(shards, reading, reads_prompt=any(get_spec(m.name).reads_prompt for m in models))
+    unseen = _unseen(shards, finished_shards(shards, parts_in(out)), reading)
+    chosen = check_shards(unseen, reading, reads_prompt=any(get_spec(m.name).reads_prompt for m in models))
     settings = {
         "models": [asdict(model) for model in models],
         **asdict(chosen),
@@ -87,20 +94,20 @@ def batch(
     with ScoreFolder(out) as folder:
         folder.agree(settings, shards)
         run = _Run(folder, shards, chosen, part_rows, engine.workers, on_progress)
-        make = MakeScoring(chosen, tuple(models), embeddings, prompts, threads)
-        with closing(run_map(engine, make, run.tasks(), on_note)) as parts:
+        make = MakeScoring(chosen, tuple(models), part_rows, embeddings, prompts, threads)
+        with closing(run.tasks()) as tasks, closing(run_map(engine, make, tasks, on_note, in_order=True)) as parts:
             for part in parts:
                 run.put(part)
-        totals = folder.count(run.wanted)
+        totals, files = folder.count(run.wanted)
         if not totals.rows:
             raise DataError(f"{', '.join(words)[:200]}: holds no rows")
-        notes = run.notes()
+        notes = _notes(folder, files)
         report = BatchReport(
             out=out,
             models=tuple(model.name for model in models),
             shards=len(shards),
             empty_shards=run.empty,
-            parts=len(run.wanted),
+            parts=len(files),
             rows=totals.rows,
             scored=totals.scored,
             truncated=totals.truncated,
@@ -133,66 +140,103 @@ class _Run:
     ) -> None:
         self.folder, self.shards, self.reading, self.part_rows = folder, shards, reading, part_rows
         self.there = folder.finished()
+        self.finished = finished_shards(shards, self.there)
         self.workers, self.on_progress = workers, on_progress
         self.added = Counts()
         self.parts = self.empty = 0
         self.wanted: set[str] = set()
         self._size = max(1, sum(shard.size for shard in shards))
-        self._old = self._new = self._given = 0.0
-        self._spans_given = 0
-        self._seconds = TASK_SECONDS
+        self._old = self._new = self._given = self._seconds = 0.0
 
-    def tasks(self) -> Iterator[list[Span]]:
-        """Yield what is not there yet, as it is given to workers; read only as fast as it is used."""
-        remaining = self._spans()
-        return iter(lambda: list(islice(remaining, self._parts_of_a_task())), [])
+    def tasks(self) -> Generator[list[Span], None, None]:
+        """Yield what is not there yet, as it is given to workers; read only a little faster than it is used."""
+        with closing(self._missing()) as remaining:
+            while task := list(self._task(remaining)):
+                yield task
 
-    def _parts_of_a_task(self) -> int:
-        if not self.parts:
-            return 1
-        left = (self._size - self._old - self._given) / max(1.0, self._given / self._spans_given)
-        return max(1, min(MOST_PARTS, int(TASK_SECONDS / self._seconds), int(left / (2 * self.workers))))
+    def _task(self, remaining: Iterator[Span]) -> Iterator[Span]:
+        left = self._size - self._old - self._given
+        seconds = share = 0.0
+        for span in islice(remaining, MOST_PARTS):
+            yield span
+            seconds, share = seconds + self._seconds_of(span), share + span.share
+            if seconds >= TASK_SECONDS or share >= left / (2 * self.workers):
+                return
 
-    def _spans(self) -> Iterator[Span]:
-        first = True
+    def _seconds_of(self, span: Span) -> float:
+        """How long a worker will take for a span, by all that was done so far."""
+        if not (self.added.rows and self._new):
+            return TASK_SECONDS
+        rows = span.share * self.added.rows / self._new if span.count is None else span.count
+        return rows * self._seconds / self.added.rows
+
+    def _missing(self) -> Generator[Span, None, None]:
         for shard in self.shards:
-            before = len(self.wanted)
-            for span in READERS[shard.kind].spans(shard, self.reading, self.part_rows):
-                name = part_name(span)
-                if name in self.wanted:
-                    raise BatchError(f"{shard.name}: its part {name} has the name of another shard's; rename the file")
-                self.wanted.add(name)
-                if name in self.there:
-                    self._old += span.share
-                    continue
-                if first:
-                    self.folder.unfinish()
-                    first = False
-                self._given += span.share
-                self._spans_given += 1
+            for name in self.finished.get(shard.name, ()):
+                self._want(name, shard)
+            self._old += shard.size * (shard.name in self.finished)
+        rest = [shard for shard in self.shards if shard.name not in self.finished]
+        at_once = SHARDS_AHEAD if any("://" in shard.url for shard in rest) else LOCAL_SHARDS_AHEAD
+        with closing(read_each_ahead(self._spans, rest, at_once=at_once, size=MOST_PARTS)) as divided:
+            for shard, spans in divided:
+                before = len(self.wanted)
+                for span in spans:
+                    self._want(part_name(span), shard)
+                    if part_name(span) in self.there:
+                        self._old += span.share
+                        continue
+                    if not self._given:
+                        self.folder.unfinish()
+                    self._given += span.share
+                    yield span
+                self.empty += len(self.wanted) == before
+
+    def _want(self, name: str, shard: Shard) -> None:
+        if name in self.wanted:
+            raise BatchError(f"{shard.name}: its part {name} has the name of another shard's; rename the file")
+        self.wanted.add(name)
+
+    def _spans(self, shard: Shard) -> Iterator[Span]:
+        spans = READERS[shard.kind].spans(shard, self.reading, self.part_rows)
+        if (span := next(spans, None)) is not None:
+            for following in spans:
                 yield span
-            self.empty += len(self.wanted) == before
+                span = following
+            yield replace(span, last=True)
 
     def put(self, part: Part) -> None:
         """Keep a part. It is complete when this returns."""
         self.folder.agree_on_scorers(part.identities)
-        self.folder.put(part_name(part.span), part.content)
+        self.folder.put(part_name(part.span, part.piece), part.content)
         self.added += part.counts
         self.parts += 1
-        self._new += part.span.share
-        self._seconds = max(part.seconds, 0.001)
+        if part.span.count:
+            self._new += part.span.share * part.counts.rows / part.span.count
+        elif part.piece is None:
+            self._new += part.span.share
+        self._seconds += part.seconds
         fresh = self._new / self._size
         errors = sum(self.added.errors.values())
         self.on_progress(Progress(self.added.rows, errors, min(1.0, self._old / self._size + fresh), fresh))
 
-    def notes(self) -> tuple[str, ...]:
-        """What a person should know of the output."""
-        notes = []
-        if strange := sorted(self.folder.finished() - self.wanted):
-            notes.append(
-                f"{len(strange)} files in {self.folder.out} belong to no shard of the input, {strange[0]} among them"
-            )
-        return tuple(notes)
+
+def _notes(folder: ScoreFolder, files: Set[str]) -> tuple[str, ...]:
+    """What a person should know of the output, of whose files these are wanted."""
+    strange = sorted(folder.finished() - files)
+    if not strange:
+        return ()
+    return (f"{len(strange)} files in {folder.out} belong to no shard of the input, {strange[0]} among them",)
+
+
+def _unseen(shards: Sequence[Shard], finished: Container[str], reading: Reading) -> Sequence[Shard]:
+    """The shards that must be checked: not those that are finished, but the first, that names the columns of all.
+
+    Where shards may lack the prompt's column (`Reading.prompt`), no one shard names it: all are checked.
+    """
+    if reading.prompt is not None:
+        return shards
+    first = next((shard for shard in shards if shard.name in finished), None)
+    return [shard for shard in shards if shard is first or shard.name not in finished]
 
 
 def _check_outside(words: Sequence[str], out: str, shards: Sequence[Shard]) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
+from humanpref.batch.ahead import ReadAhead
 from humanpref.batch.parts import Judged, encode_part
 from humanpref.batch.places import ReadStoppedError, is_passing, join, read_bytes
 from humanpref.batch.readers import READERS
@@ -28,7 +28,11 @@ READ_AHEAD = 32
 
 MAX_FILE_BYTES = 1 << 30
 
-T = TypeVar("T")
+MAX_PATH = 4096
+"""Signs of a path or URL. What is longer is something else, an image in base64 perhaps, and not to be kept as a key."""
+
+SHOWN = 300
+"""Signs of it in a message, and in the key of a row where it is longer than any path."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class MakeScoring:
 
     reading: Reading
     models: tuple[Model, ...]
+    part_rows: int
     embeddings: Literal["float16", "float32"] | None = None
     prompts: bool = True
     threads: int | None = None
@@ -110,32 +115,42 @@ class _Scoring:
         No batch of a scorer has rows of two spans, so that the last digits of a score do not depend on what else a
         worker was given.
         """
+        with closing(ReadAhead(self._read(spans), READ_AHEAD)) as rows:
+            yield from self._score(rows)
+
+    def _score(self, rows: Iterable[tuple[Span, Row | None]]) -> Iterator[Part]:
         from humanpref.scorers.base import map_ahead, overlapped
 
         size = max(scorer.batch_size for scorer in self.scorers)
-        prepared = map_ahead(
-            self._prepare_marked, read_ahead(self._read(spans), READ_AHEAD), ahead=2 * size, threads=self.make.threads
-        )
-        began = time.monotonic()
+        prepared = map_ahead(self._prepare_marked, rows, ahead=2 * size, threads=self.make.threads)
+        began, piece = time.monotonic(), 0
         judged: list[Judged] = []
         in_flight = max(scorer.in_flight for scorer in self.scorers)
-        for found, ended in overlapped(self._begun(prepared, size), in_flight):
+        for span, found, ended in overlapped(self._begun(prepared, size), in_flight):
             judged += found
-            if ended is not None:
-                content, counts = encode_part(ended, judged, self.names, self.vectors, prompts=self.make.prompts)
-                yield Part(ended, content, counts, self.identities, time.monotonic() - began)
-                began, judged = time.monotonic(), []
+            while ended or len(judged) > self.make.part_rows:
+                now, judged = judged[: self.make.part_rows], judged[self.make.part_rows :]
+                last = ended and not judged
+                content, counts = encode_part(
+                    span, now, self.names, self.vectors, prompts=self.make.prompts, before=piece if last else 0
+                )
+                seconds, began = time.monotonic() - began, time.monotonic()
+                yield Part(span, None if last else piece, content, counts, self.identities, seconds)
+                piece += 1
+                if last:
+                    piece = 0
+                    break
 
     def _begun(
         self, prepared: Iterable[tuple[Span, _Prepared | None]], size: int
-    ) -> Iterator[Callable[[], tuple[list[Judged], Span | None]]]:
-        """Begin to judge rows, so many at a time -> what waits for each time's, and the span that ends with them."""
+    ) -> Iterator[Callable[[], tuple[Span, list[Judged], bool]]]:
+        """Begin to judge rows, so many at a time -> what waits for each time's, and whether their span ends."""
         chunk: list[_Prepared] = []
         for span, one in prepared:
             if one is not None:
                 chunk.append(one)
             if one is None or len(chunk) == size:
-                yield partial(_with_end, self._judge(chunk), span if one is None else None)
+                yield partial(_of_span, span, self._judge(chunk), ended=one is None)
                 chunk = []
 
     def _read(self, spans: Sequence[Span]) -> Iterator[tuple[Span, Row | None]]:
@@ -150,7 +165,8 @@ class _Scoring:
         return span, None if row is None else self._prepare(row, span)
 
     def _prepare(self, row: Row, span: Span) -> _Prepared:
-        bare = Row(row.number, row.key, row.prompt, "")
+        key = row.key if row.key is None or len(row.key) <= MAX_PATH else f"{row.key[:SHOWN]}..."
+        bare = Row(row.number, key, row.prompt, "")
         has_prompt = bool(row.prompt and row.prompt.strip())
         truncated = has_prompt and self.truncated(cast("str", row.prompt))
         wanted = [i for i, scorer in enumerate(self.scorers) if has_prompt or not scorer.spec.reads_prompt]
@@ -220,8 +236,8 @@ class _Scoring:
         ]
 
 
-def _with_end(wait: Callable[[], list[Judged]], ended: Span | None) -> tuple[list[Judged], Span | None]:
-    return wait(), ended
+def _of_span(span: Span, wait: Callable[[], list[Judged]], *, ended: bool) -> tuple[Span, list[Judged], bool]:
+    return span, wait(), ended
 
 
 def _without_vectors(wait: Scores) -> tuple[list[float | ImageError], None]:
@@ -245,7 +261,9 @@ def read_row(  # noqa: PLR0911 - each way to fail says so
 
     image = row.image
     assert not isinstance(image, Problem)
-    name = image if isinstance(image, str) else row.key or f"row {row.number}"
+    name = (image if isinstance(image, str) else row.key or f"row {row.number}")[:SHOWN]
+    if isinstance(image, str) and (len(image) > MAX_PATH or image.startswith("data:")):
+        return Problem("bad-row", f"{name[:60]!r}... is no path; images in base64 are not read, bytes in Parquet are")
     try:
         if isinstance(image, bytes):
             return EncodedImage(image, name)
@@ -262,42 +280,3 @@ def read_row(  # noqa: PLR0911 - each way to fail says so
         if is_passing(error):
             raise ReadStoppedError(f"{span.shard.name}: {name}", error) from None
         return Problem("unreadable-image", f"{name}: cannot be read ({reason_of(error)})")
-
-
-def read_ahead(items: Iterable[T], size: int) -> Iterator[T]:
-    """Yield items that a thread reads, at most `size` ahead; what it raises is raised here."""
-    waiting: queue.Queue[tuple[str, Any]] = queue.Queue(size)
-    stopped = threading.Event()
-
-    def put(what: str, value: Any) -> bool:
-        while not stopped.is_set():
-            try:
-                waiting.put((what, value), timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def read() -> None:
-        try:
-            for item in items:
-                if not put("item", item):
-                    return
-            put("end", None)
-        except BaseException as error:  # raised where the items are used
-            put("error", error)
-
-    thread = threading.Thread(target=read, name="humanpref-read", daemon=True)
-    thread.start()
-    try:
-        while True:
-            what, value = waiting.get()
-            if what == "item":
-                yield value
-            elif what == "end":
-                return
-            else:
-                raise value
-    finally:
-        stopped.set()
-        thread.join(5)

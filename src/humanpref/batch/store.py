@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from humanpref.batch.parts import read_counts
+from humanpref.batch.parts import piece_name, read_counts
 from humanpref.batch.places import failing_with_name, filesystem, is_local, kind_at, protocols, watched
 from humanpref.batch.records import BatchError, Counts, Shard
 from humanpref.errors import DataError
@@ -111,11 +111,7 @@ class ScoreFolder:
 
     def finished(self) -> set[str]:
         """The names of the parts that are there."""
-        with failing_with_name(self.out):
-            self._system.invalidate_cache()
-            found = self._system.ls(self._path, detail=False)
-        names = (posixpath.basename(str(path).rstrip("/")) for path in found)
-        return {name for name in names if name.endswith(".parquet") and not name.startswith((".", "_"))}
+        return parts_in(self.out)
 
     def put(self, name: str, content: bytes) -> None:
         """Put a file in place, whole or not at all. Raises `DataError` where that fails."""
@@ -144,16 +140,29 @@ class ScoreFolder:
         """Mark the output as complete; the mark holds its totals."""
         self.put(SUCCESS, json.dumps(totals, indent=1, ensure_ascii=False).encode())
 
-    def count(self, names: Iterable[str]) -> Counts:
-        """Add up what parts count. Raises `DataError` naming one that is damaged, or cannot be read now."""
+    def count(self, names: Iterable[str]) -> tuple[Counts, set[str]]:
+        """Add up what parts count, with those that come before them -> it, and the names of all.
 
-        def one(name: str) -> Counts:
+        Raises `DataError` naming one that is damaged or gone, or cannot be read now.
+        """
+
+        def footer(name: str) -> tuple[Counts, int]:
             shown = f"{self.out}/{name}"
             with watched(self._system, posixpath.join(self._path, name), shown) as file:
                 return read_counts(file, shown)
 
+        last, there = sorted(names), self.finished()
         with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-            return sum(pool.map(one, sorted(names)), Counts())
+            found = list(pool.map(footer, last))
+            pieces = {
+                piece_name(name, n): name for name, (_, before) in zip(last, found, strict=True) for n in range(before)
+            }
+            if gone := next((piece for piece in pieces if piece not in there), None):
+                raise DataError(
+                    f"{self.out}/{gone}: is gone; remove {pieces[gone]}, too, and run the same command again"
+                )
+            found += pool.map(footer, pieces)
+        return sum((counts for counts, _ in found), Counts()), {*last, *pieces}
 
     def _check_is_ours(self) -> None:
         """Refuse a place that holds something else: a run never writes among files that it did not make."""
@@ -163,7 +172,9 @@ class ScoreFolder:
         if there is None:
             return
         names = {posixpath.basename(str(p).rstrip("/")) for p in self._system.ls(self._path, detail=False)}
-        if names - {LOCK} and ABOUT not in names:
+        # the note of the run is written first, and a run may be killed while it is
+        left = {name for name in names if name == LOCK or (name.startswith(f".{ABOUT}.") and name.endswith(".part"))}
+        if names - left and ABOUT not in names:
             raise BatchError(f"{self.out}: holds other files and no {ABOUT}; choose an empty or new folder for OUT")
 
     def _read_about(self) -> dict[str, Any] | None:
@@ -209,6 +220,16 @@ class ScoreFolder:
                 raise DataError(
                     f"{self.out}: the disk is full; what was scored is kept: make room and run the same command again"
                 ) from None
+
+
+def parts_in(out: str) -> set[str]:
+    """The names of the parts in an output, which need not be there."""
+    system, path = filesystem(out)
+    with failing_with_name(out):
+        system.invalidate_cache()
+        found = system.ls(path, detail=False) if kind_at(system, path) == "directory" else []
+    names = (posixpath.basename(str(path).rstrip("/")) for path in found)
+    return {name for name in names if name.endswith(".parquet") and not name.startswith((".", "_"))}
 
 
 def _check_kinds(about: Mapping[str, Any]) -> None:

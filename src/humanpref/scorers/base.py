@@ -7,7 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -317,15 +317,10 @@ def map_ahead(
     function: Callable[[In], Out], items: Iterable[In], *, ahead: int, threads: int | None = None
 ) -> Iterator[Out]:
     """Apply `function` in threads (None: one a core, at most 8), at most `ahead` items before the one being used,
-    yielding results in order."""
-    remaining = iter(items)
+    yielding results in order. Where `items` raises, the results of those before come first."""
     workers = threads or min(8, os.cpu_count() or 1)
     pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="humanpref-prepare")
     try:
-        pending: deque[Future[Out]] = deque(pool.submit(function, item) for item in islice(remaining, ahead))
-        while pending:
-            result = pending.popleft().result()
-            pending.extend(pool.submit(function, item) for item in islice(remaining, 1))
-            yield result
+        yield from overlapped((pool.submit(function, item).result for item in items), ahead)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
