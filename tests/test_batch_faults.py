@@ -24,7 +24,7 @@ from humanpref.batch.records import Problem, Reading, Row  # noqa: E402
 from humanpref.batch.run import batch  # noqa: E402
 from humanpref.batch.score import MakeScoring, Model  # noqa: E402
 from humanpref.batch.shards import find_shards  # noqa: E402
-from humanpref.errors import DataError  # noqa: E402
+from humanpref.errors import DataError, MissingExtraError  # noqa: E402
 from tests.batching import encoded, folder_of_images, jsonl, parquet, scores, tar  # noqa: E402
 
 LITE = [Model("lite")]
@@ -244,3 +244,18 @@ def test_names_of_shards_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"\\udcff\.jsonl: the name is not in UTF-8") as error:
             find_shards([str(word)], Reading())
         str(error.value).encode()
+
+
+@pytest.mark.parametrize(("code", "passes"), [("ExpiredToken", True), ("AccessDenied", False)])
+def test_a_key_that_has_run_out_is_no_rows_fault(code: str, passes: bool) -> None:
+    """s3fs makes either a PermissionError; a file that is not there is denied, too, to who may not list."""
+    botocore = pytest.importorskip("botocore.exceptions")
+    translated = pytest.importorskip("s3fs.errors").translate_boto_error
+    error = translated(botocore.ClientError({"Error": {"Code": code, "Message": "no"}}, "GetObject"))
+    assert isinstance(error, PermissionError)
+    assert is_passing(error) is passes
+
+
+def test_a_client_that_is_not_installed_is_no_rows_fault() -> None:
+    assert is_passing(MissingExtraError("s3:// needs s3fs"))
+    assert not is_passing(DataError("another"))

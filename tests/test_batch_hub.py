@@ -111,6 +111,7 @@ def test_buckets_take_the_scores(hub: type[HubFiles], data: Path, tmp_path: Path
     assert len({(tmp_path / f"{n}.jsonl").read_text() for n in range(3)}) == 1
 
 
+@pytest.mark.slow
 def test_a_command_that_writes_to_a_bucket_says_nothing_else(hub: type[HubFiles], data: Path) -> None:
     done = command("batch", data / "images", f"{BUCKET}/scores", "-m", "lite", "--workers", "1")
     assert (done.returncode, done.stderr) == (0, "")

@@ -254,3 +254,24 @@ def test_a_finished_shard_without_a_column_does_not_hide_the_others_column(tmp_p
     max(out.glob("2*.parquet")).unlink()
     assert batch(words, str(out), LITE, reading=reading).new_rows == 1
     assert [row["prompt"] for row in scores(out)] == ["all", "c", "c"]
+
+
+def test_a_shard_whose_name_is_hidden_is_finished_when_it_is(tmp_path: Path) -> None:
+    """It is named, so it is input; its parts are not hidden, neither from this program nor from readers of folders."""
+    image = tmp_path / "a.jpg"
+    image.write_bytes(encoded(1))
+    shard, out = jsonl(tmp_path / "_x.jsonl", [{"image": str(image), "prompt": "p"}] * 5), tmp_path / "out"
+    assert batch([str(shard)], str(out), LITE, part_rows=2).new_rows == 5
+    assert all(path.name[0] not in "._" for path in out.glob("*.parquet"))
+    assert batch([str(shard)], str(out), LITE, part_rows=2).new_rows == 0
+
+
+def test_an_output_within_the_input_by_another_name_is_refused(tmp_path: Path) -> None:
+    folder_of_images(tmp_path / "real", 2, texts=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "real" / "scores").symlink_to(tmp_path / "scores")
+    for out in ("real/out", "link/out"):
+        with pytest.raises(BatchError, match=f"{out}: lies within the input .*link; choose an OUT outside it"):
+            batch([str(tmp_path / "link")], str(tmp_path / out), LITE)
+    assert batch([str(tmp_path / "link")], str(tmp_path / "elsewhere"), LITE).rows == 2

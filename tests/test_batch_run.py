@@ -73,6 +73,7 @@ def test_scores_are_those_of_score(
     np.testing.assert_allclose((vectors * text).sum(axis=1), expected.numpy(), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_decoding_on_the_device_is_said_and_kept_apart(tmp_path: Path, tiny_checkpoint: Path) -> None:
     images = folder_of_images(tmp_path / "images", 12, texts=True)
     (images / "3.jpg").write_bytes(damaged_jpeg((images / "3.jpg").read_bytes()))
@@ -317,6 +318,7 @@ class EnoughError(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["parquet", "tar.gz"])
 @pytest.mark.parametrize("engine", [Engine(), Engine(workers=2)])
 def test_a_span_that_cannot_be_split_gives_several_parts(

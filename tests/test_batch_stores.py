@@ -138,6 +138,7 @@ def test_what_differs_is_refused(store: Store) -> None:
         batch([f"{store.url}/data/images"], f"{store.url}/data/a.tar", LITE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", [GS], indirect=True)
 def test_commands_say_nothing_else(store: Store, tmp_path: Path) -> None:
     """gcsfs logs much, and DuckDB closes no file."""
@@ -223,6 +224,7 @@ def test_a_google_that_refuses_is_not_an_empty_one(
     assert (report.scored, report.errors) == (9, {"missing-file": 3})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", [GS], indirect=True)
 def test_what_passes_is_tried_again(store: Store, google: list[list[Any]], tmp_path: Path) -> None:
     google += [["/o/data%2Fa.tar", 503, 1], ["/download/", 429, 1]]

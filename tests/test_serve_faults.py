@@ -229,6 +229,22 @@ def test_a_client_that_has_gone_takes_its_images_with_it() -> None:
         assert served.metric("abandoned_total") == 1
 
 
+def test_a_client_that_has_gone_is_noticed_after_a_large_body_too() -> None:
+    """One that came in one piece, after its head: reading was paused for it."""
+    scorer = SlowScorer()
+    with slow(scorer, max_batch=1) as served:
+        scorer.go.clear()
+        content = json.dumps(body(*[png()] * 3) | {"prompt": "x " * 9000}).encode() + b" " * 180_000
+        with served.socket() as connection:
+            connection.sendall(head(len(content)))
+            time.sleep(0.2)
+            connection.sendall(content)
+            assert soon(lambda: bool(scorer.batches))
+        assert let_go(served)
+        assert served.metric("abandoned_total") == 1
+        scorer.go.set()
+
+
 @pytest.mark.parametrize(
     "sent", [b"\x16\x03\x01\x02\x00\x01\x00", b"NONSENSE\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"y" * 70_000]
 )

@@ -107,3 +107,15 @@ def test_images_are_counted_before_anything_is_done_for_each() -> None:
         with pytest.raises(RequestError, match="at most 3") as raised:
             read()
         assert raised.value.code == "too_many_images"
+
+
+def test_what_some_clients_send_is_taken() -> None:
+    """Blanks after a boundary (RFC 2046, 5.1.1), and a charset that ASCII has nothing to do with."""
+    text = b"Content-Type: text/plain; charset=ISO-8859-1"
+    form = (
+        part(b"a fox", b'Content-Disposition: form-data; name="prompt"', text).replace(b"--b\r\n", b"--b \t\r\n")
+        + b"--b--"
+    )
+    assert read_parts(form, KIND, 1) == [Part("prompt", None, b"a fox")]
+    with pytest.raises(FormError, match="must be utf-8"):
+        read_parts(part(b"a f\xf6x", b'Content-Disposition: form-data; name="prompt"', text) + b"--b--", KIND, 1)

@@ -176,26 +176,47 @@ def test_idle_time_says_nothing_about_the_speed(monkeypatch: pytest.MonkeyPatch)
     clock, line = Clock(monkeypatch), Line()
     assert line.seconds(100) == 0.0
     line.enter(100)
-    clock.now += 10
-    line.leave(100, done=True)
+    for _ in range(100):
+        clock.now += 0.1
+        line.done()
     assert line.seconds(100) == pytest.approx(10)
     clock.now += 600  # nobody is here
-    line.enter(64)
-    line.enter(1)
+    line.enter(65)
     clock.now += 0.1
-    line.leave(1, done=True)
+    line.done()
     assert line.seconds(100) == pytest.approx(10)
-    clock.now += 10
-    line.leave(64, done=False)  # they went away: that is no speed
-    assert line.seconds(100) == pytest.approx(1010, rel=0.01)
+    clock.now += 30
+    line.leave(64)  # they went away: that is no speed
     assert line.images == 0
+    assert line.seconds(100) == pytest.approx(10)
+
+
+def test_the_speed_is_of_images_and_not_of_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of a single image that ends beside a large one says nothing else than the large one; the first are slow."""
+    clock, line = Clock(monkeypatch), Line()
+    line.enter(64)
+    clock.now += 8  # the first batch
+    line.done()
+    assert line.seconds(64) == 0.0  # of one image nothing is told
+    line.enter(1)
+    for _ in range(31):
+        clock.now += 0.2
+        line.done()
+    assert line.seconds(34) == pytest.approx(34 * 0.2)  # the faster of the windows
+    for _ in range(33):
+        clock.now += 0.2
+        line.done()
+    assert line.seconds(30) == pytest.approx(6, rel=0.01)
 
 
 def test_what_would_not_be_done_in_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     admission = Admission(ServeConfig(request_seconds=60))
-    with admission.queued("slow", 10):
-        clock.now += 10  # one a second
+    with admission.queued("slow", 20) as done:
+        for _ in range(20):
+            clock.now += 1
+            done()
+    assert admission.images == 0
     with admission.queued("slow", 50):
         with admission.queued("slow", 10):
             pass
@@ -205,8 +226,8 @@ def test_what_would_not_be_done_in_time_is_refused(monkeypatch: pytest.MonkeyPat
         ):
             pass
         assert (refused.value.code, refused.value.retry_after) == ("busy", 25)
-        with admission.queued("fast", 64):
-            assert admission.images == 114
+        with admission.queued("fast", 64), admission.queued("slow", 64, fetched=True):
+            assert admission.images == 178
     with admission.queued("slow", 64):  # alone it may try: the speed is of other images
         pass
     assert admission.images == 0
@@ -262,7 +283,7 @@ def test_an_image_whose_request_has_gone_is_not_kept_by_the_threads() -> None:
         text = Text("A" * 1000)
         seen = weakref.ref(text)
         source = Source(0, 0, data=text)
-        job = asyncio.create_task(engine.judge(model, "request", asyncio.Semaphore(1), source, "p"))
+        job = asyncio.create_task(engine.judge(model, "request", asyncio.Semaphore(1), lambda: None, source, "p"))
         del text, source
         await asyncio.sleep(0.05)
         assert seen() is not None

@@ -10,6 +10,7 @@ import glob
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -247,17 +248,22 @@ class _Pixels:
     """Large pictures are decoded a few at a time, by however many threads: it takes 20 bytes a pixel."""
 
     def __init__(self, count: int) -> None:
-        self._free = count
+        self._all = self._free = count
         self._changed = threading.Condition()
+        self._line: deque[object] = deque()
 
     @contextmanager
     def holding(self, count: int) -> Iterator[None]:
         if count < SMALL_PIXELS:
             yield
             return
+        count, me = min(count, self._all), object()
         with self._changed:
-            self._changed.wait_for(lambda: self._free >= count)
+            self._line.append(me)  # in order: a large one would wait for ever behind ever more small ones
+            self._changed.wait_for(lambda: self._line[0] is me and self._free >= count)
+            self._line.popleft()
             self._free -= count
+            self._changed.notify_all()
         try:
             yield
         finally:

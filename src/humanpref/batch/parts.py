@@ -65,7 +65,7 @@ def finished_shards(shards: Sequence[Shard], names: Set[str]) -> dict[str, list[
 
 
 def _prefix(shard: Shard) -> str:
-    stem = file_name(posixpath.basename(shard.name).split(".", 1)[0] or "shard")[:60]
+    stem = file_name(posixpath.basename(shard.name).split(".", 1)[0])[:60].lstrip("_.") or "shard"  # others are hidden
     digest = hashlib.sha256(shard.name.encode(errors="surrogatepass")).hexdigest()[:DIGITS]
     return f"{stem}-{digest}"
 

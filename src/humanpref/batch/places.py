@@ -21,6 +21,11 @@ _NO_FILE_ERRNOS = frozenset({errno.ENAMETOOLONG, errno.ELOOP})
 _LASTING = (*_NO_FILE, IsADirectoryError, PermissionError, HumanprefError, ValueError, NotImplementedError)
 """What says that there is nothing to be read, now or later (`ValueError`: of a path that cannot be one)."""
 
+_KEYS_OF_LATE = frozenset(
+    {"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "RequestTimeTooSkewed", "SignatureDoesNotMatch"}
+)
+"""S3's refusals of a key that has run out, or of a clock: no row's fault."""
+
 _UNHEARD = logging.NullHandler()
 """gcsfs and fsspec's reading ahead log the traceback of what they raise, gcsfs also a warning at each call without
 credentials. Python prints what nobody handles, so this does; whoever sets up logging gets them all the same."""
@@ -111,9 +116,18 @@ def is_passing(error: Exception) -> bool:
     """Tell whether an error of reading a file may pass, rather than that there is no such file, or none to be read.
 
     Clients of stores have errors of their own for lost connections, so what is none of the lasting ones may pass: a run
-    that was ended goes on, while a row that was kept with an error is never scored.
+    that was ended goes on, while a row that was kept with an error is never scored. A client that is not installed, and
+    a key that is no longer valid, may pass, too.
     """
+    if isinstance(error, (MissingExtraError, ReadStoppedError)) or _code(error) in _KEYS_OF_LATE:
+        return True
     return not isinstance(error, _LASTING) and not (isinstance(error, OSError) and error.errno in _NO_FILE_ERRNOS)
+
+
+def _code(error: BaseException) -> str | None:
+    """What S3 calls the error that s3fs made this one of."""
+    answer = getattr(error.__cause__, "response", None)
+    return answer.get("Error", {}).get("Code") if isinstance(answer, dict) else None
 
 
 def _why(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Container, Generator, Iterator, Sequence, Set
 from contextlib import closing
@@ -11,7 +12,7 @@ from typing import Any, Literal
 
 from humanpref.batch.ahead import read_each_ahead
 from humanpref.batch.parts import finished_shards, part_name, require_pyarrow
-from humanpref.batch.places import failing_with_name, filesystem
+from humanpref.batch.places import failing_with_name, filesystem, is_local
 from humanpref.batch.readers import READERS, check_shards
 from humanpref.batch.records import BatchError, BatchReport, Counts, Part, Reading, Shard, Span
 from humanpref.batch.score import MakeScoring, Model, model_name
@@ -233,7 +234,7 @@ def _unseen(shards: Sequence[Shard], finished: Container[str], reading: Reading)
 
     Where shards may lack the prompt's column (`Reading.prompt`), no one shard names it: all are checked.
     """
-    if reading.prompt is not None:
+    if reading.prompt is not None and any(READERS[shard.kind].has_columns for shard in shards):
         return shards
     first = next((shard for shard in shards if shard.name in finished), None)
     return [shard for shard in shards if shard is first or shard.name not in finished]
@@ -246,13 +247,17 @@ def _check_outside(words: Sequence[str], out: str, shards: Sequence[Shard]) -> N
         other, given = filesystem(word)
         if type(other) is not type(system):
             continue
-        within = f"{path}/".startswith(f"{given.rstrip('/')}/")
+        within = _lies_in(path, given) or (is_local(system) and _lies_in(*map(os.path.realpath, (path, given))))
         if is_pattern(given) and f"{path}/".startswith(f"{fixed_part(given).rstrip('/')}/"):
             parts = (f"{path}/{part_name(Span(shard, 0, 0, None))}" for shard in shards)
             with failing_with_name(word):
                 within = any(map(matcher(given), (path, *folders_above(path), *parts)))
         if within:
             raise BatchError(f"{out}: lies within the input {word}; choose an OUT outside it")
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    return f"{path}/".startswith(f"{folder.rstrip('/')}/")
 
 
 def _check(models: Sequence[Model], part_rows: int) -> None:

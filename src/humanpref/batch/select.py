@@ -21,7 +21,7 @@ from typing import Any
 from humanpref.batch.places import failing_with_name, filesystem, is_local, kind_at, protocols
 from humanpref.batch.records import BatchError
 from humanpref.batch.score import model_name
-from humanpref.batch.store import ABOUT, SUCCESS
+from humanpref.batch.store import ABOUT, SUCCESS, parts_in
 from humanpref.engines import cores
 from humanpref.errors import DataError, MissingExtraError, UnknownNameError, reason_of
 from humanpref.files import sync, whole
@@ -174,7 +174,7 @@ def _check(scores: str, out: str, overwrite: bool) -> bool:
     with failing_with_name(scores):
         if kind_at(system, posixpath.join(path, ABOUT)) is None:
             raise BatchError(f"{scores}: holds no scores of humanpref batch (no {ABOUT})")
-        if not system.glob(posixpath.join(path, "*.parquet")):
+        if not parts_in(scores):
             raise BatchError(f"{scores}: holds no scores yet")
         if is_local(system):
             inside = is_local(there) and Path(target).parent.resolve() == Path(path).resolve()

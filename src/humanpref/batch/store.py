@@ -171,7 +171,8 @@ class ScoreFolder:
             raise BatchError(f"{self.out}: is a file; OUT names a folder")
         if there is None:
             return
-        names = {posixpath.basename(str(p).rstrip("/")) for p in self._system.ls(self._path, detail=False)}
+        found = {str(p).rstrip("/") for p in self._system.ls(self._path, detail=False)}
+        names = {posixpath.basename(p) for p in found - {self._path.rstrip("/")}}  # a store may list the folder itself
         # the note of the run is written first, and a run may be killed while it is
         left = {name for name in names if name == LOCK or (name.startswith(f".{ABOUT}.") and name.endswith(".part"))}
         if names - left and ABOUT not in names:

@@ -308,7 +308,13 @@ def overlapped(begun: Iterable[Callable[[], Out]], in_flight: int) -> Iterator[O
         if len(waiting) > in_flight:
             yield waiting.popleft()()
     while waiting:
-        yield waiting.popleft()()
+        try:
+            out = waiting.popleft()()
+        except Exception as later:
+            if failed is None:
+                raise
+            raise failed from later  # of a device that failed: what it failed on is the first
+        yield out
     if failed is not None:
         raise failed
 

@@ -12,6 +12,8 @@ from humanpref.serve.errors import RequestError
 
 WINDOW = 5.0
 """Seconds of work over which its speed is measured."""
+FEWEST = 16
+"""Images of which a speed is told: the first are slow."""
 LONGEST_WAIT = 60
 
 
@@ -31,20 +33,28 @@ class Line:
             self._since = time.monotonic()
         self.images += images
 
-    def leave(self, images: int, *, done: bool) -> None:
-        """They go; `done`: because they are scored."""
+    def done(self) -> None:
+        """One of them has its outcome."""
         now = time.monotonic()
-        self.images -= images
         self._busy, self._since = self._busy + now - self._since, now
-        if done:
-            self._done += images
-        if self._busy > WINDOW:
-            self._rate, self._done, self._busy = self._done / self._busy, 0, 0.0
+        self.images -= 1
+        self._done += 1
+        if self._busy > WINDOW and self._done >= FEWEST:
+            self._rate = self._done / self._busy
+            self._start_anew()
+
+    def leave(self, images: int) -> None:
+        """So many go without: the work on them, if any, says nothing about the speed."""
+        self.images -= images
+        self._start_anew()
 
     def seconds(self, images: int) -> float:
         """How long so many images take, at the speed of late; 0 where that is not known."""
-        rate = self._rate or self._done / max(0.1, self._busy)
+        rate = max(self._rate, self._done / max(0.1, self._busy) if self._done >= FEWEST else 0.0)
         return images / rate if rate else 0.0
+
+    def _start_anew(self) -> None:
+        self._done, self._busy, self._since = 0, 0.0, time.monotonic()
 
 
 class Admission:
@@ -72,12 +82,14 @@ class Admission:
             self.requests -= 1
 
     @contextmanager
-    def queued(self, model: str, images: int, *, fetched: bool = False) -> Iterator[None]:
-        """Take images in. Raises `RequestError` 413 for too many at once; 429 where there is no room, or they would not
-        be done in time, with when to come again.
+    def queued(self, model: str, images: int, *, fetched: bool = False) -> Iterator[Callable[[], None]]:
+        """Take images in -> what is to be told of each that is done.
+
+        Raises `RequestError` 413 for too many at once; 429 where there is no room, or they would not be done in time,
+        with when to come again.
 
         Each model has a line of `max_queue` images, and another for those that must be `fetched`: they can wait for
-        long, for hosts that do not answer.
+        long, for hosts that do not answer, which says nothing about a speed.
         """
         config = self._config
         if images > config.max_images:
@@ -85,17 +97,23 @@ class Admission:
                 "too_many_images", f"{images} images; at most {config.max_images} in one request, send several"
             )
         line = self._lines.setdefault((model, fetched), Line())
-        late = line.images and line.seconds(line.images + images) > config.request_seconds
+        late = line.images and not fetched and line.seconds(line.images + images) > config.request_seconds
         if late or line.images + images > config.max_queue:
             again = min(LONGEST_WAIT, max(1, math.ceil(line.seconds(line.images) / 2)))
             raise RequestError("busy", f"{line.images} images are waiting already; try again later", retry_after=again)
         line.enter(images)
-        done = False
+        left = images
+
+        def done() -> None:
+            nonlocal left
+            left -= 1
+            line.done()
+
         try:
-            yield
-            done = True
+            yield done
         finally:
-            line.leave(images, done=done)
+            if left:
+                line.leave(left)
 
     def take_bytes(self, count: int) -> None:
         """Hold bytes of a body, or of what a URL gave. Raises `RequestError` 503 where too many are held."""

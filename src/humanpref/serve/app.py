@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -161,10 +161,12 @@ async def _read(request: Request, shape: type[ScoreBody] | type[CompareBody]) ->
     content, content_type = body_of(request), request.headers["content-type"]
     max_images = _service(request).config.max_images
     if content_type.lower().startswith("multipart/"):
-        read = partial(read_form, content, content_type, max_images=max_images)
+        read: Callable[[bytes], ScoreRequest] = partial(read_form, content_type=content_type, max_images=max_images)
     else:
-        read = partial(read_json, content, shape, max_images=max_images)
-    return read() if len(content) <= PARSED_HERE else await anyio.to_thread.run_sync(read)
+        read = partial(read_json, shape=shape, max_images=max_images)
+    given = [content]
+    del content
+    return await _service(request).engine.read(read, given) if len(given[0]) > PARSED_HERE else read(given[0])
 
 
 async def _judge(
@@ -175,8 +177,8 @@ async def _judge(
     if urls and service.engine.fetcher is None:
         message = "this server fetches no URLs (--allow-url); send the image itself"
         raise RequestError("url_not_allowed", message, image=urls[0])
-    with service.admission.queued(model.name, len(asked.sources), fetched=bool(urls)):
-        judge = partial(service.engine.judge, model, object(), asyncio.Semaphore(FETCHES))
+    with service.admission.queued(model.name, len(asked.sources), fetched=bool(urls)) as done:
+        judge = partial(service.engine.judge, model, object(), asyncio.Semaphore(FETCHES), done)
         jobs = list(map(judge, asked.sources, asked.prompts))
         outcomes = [await jobs[0]] if len(jobs) == 1 else await asyncio.gather(*jobs)
         cut = await service.engine.truncated(model, asked.distinct)

@@ -65,6 +65,8 @@ def _places(content: bytes, delimiter: bytes) -> Iterator[tuple[int, int]]:
     else:
         raise FormError("its boundary is nowhere in the body")
     while not content.startswith(b"--", start):
+        while content[start : start + 1] in {b" ", b"\t"}:  # padding, which RFC 2046 (5.1.1) allows
+            start += 1
         if not content.startswith(b"\r\n", start):
             raise FormError("the form is incomplete, or its boundary is within a file: choose another")
         end = content.find(delimiter, start)
@@ -89,7 +91,7 @@ def _part(content: bytes, start: int, end: int) -> Part:
         raise FormError("a part has a Content-Transfer-Encoding; send its bytes as they are")
     filename = options.get(b"filename")
     if filename is None:
-        _check_charset(parse_options_header(headers.get(b"content-type"))[1])
+        _check_charset(parse_options_header(headers.get(b"content-type"))[1], content[head + 4 : end])
     return Part(
         options[b"name"].decode("utf-8", "replace"),
         None if filename is None else filename.decode("utf-8", "replace"),
@@ -97,6 +99,8 @@ def _part(content: bytes, start: int, end: int) -> Part:
     )
 
 
-def _check_charset(options: dict[bytes, bytes]) -> None:
-    if options.get(b"charset", b"utf-8").lower() not in CHARSETS:
+def _check_charset(options: dict[bytes, bytes], text: bytes = b"\x80") -> None:
+    """Some clients name ISO-8859-1 whatever the text is: where that is ASCII, it is no matter."""
+    charset = options.get(b"charset", b"utf-8").lower()
+    if charset not in CHARSETS and not (charset == b"iso-8859-1" and text.isascii()):
         raise FormError("the charset must be utf-8")

@@ -6,7 +6,7 @@ import asyncio
 import binascii
 import logging
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,7 @@ from humanpref.scorers.base import BatchScorer
 from humanpref.scorers.devices import one_core_a_thread
 from humanpref.serve.admission import Admission
 from humanpref.serve.batching import Batcher
-from humanpref.serve.bodies import Source
+from humanpref.serve.bodies import ScoreRequest, Source
 from humanpref.serve.config import ServeConfig
 from humanpref.serve.errors import RequestError, ServeError
 from humanpref.serve.fetch import Fetcher
@@ -32,6 +32,9 @@ from humanpref.serve.metrics import Metrics
 from humanpref.serve.patience import Turns
 
 logger = logging.getLogger(__name__)
+
+READERS = 4
+"""Threads that take large bodies apart."""
 
 FETCHES = 4
 """Images of one request that are fetched and not yet prepared, at most: no request takes all turns, or all memory."""
@@ -143,6 +146,7 @@ class Engine:
         self.fetcher = fetcher
         self._admission = admission
         self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="humanpref-prepare")
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="humanpref-read")
         self._ahead: dict[str, Turns] = {}
         self._scored = {name: metrics.images.labels(name, "scored") for name in models}
 
@@ -165,7 +169,8 @@ class Engine:
         """End the threads; what is not done is cancelled."""
         for model in self.models.values():
             await model.batcher.stop()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._threads, self._readers):
+            pool.shutdown(wait=False, cancel_futures=True)
         if self.fetcher is not None:
             await self.fetcher.close()
 
@@ -179,6 +184,16 @@ class Engine:
             )
         return self.models[name]
 
+    async def read(self, read: Callable[[bytes], ScoreRequest], given: list[bytes]) -> ScoreRequest:
+        """Read a large body in a thread, a few at a time, so that the event loop goes on. Raises `RequestError`.
+
+        given: the body. It is taken out when it is read, or when its request has gone before its turn.
+        """
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: read(given.pop()))
+        finally:
+            given.clear()
+
     async def truncated(self, model: ServedModel, prompts: Sequence[str]) -> list[bool]:
         """Tell of each prompt whether the model reads only its beginning."""
         if not model.scorer.spec.reads_prompt:
@@ -187,13 +202,26 @@ class Engine:
         return await loop.run_in_executor(self._threads, lambda: [model.scorer.truncated(text) for text in prompts])
 
     async def judge(
-        self, model: ServedModel, request: Hashable, fetches: asyncio.Semaphore, source: Source, prompt: str
+        self,
+        model: ServedModel,
+        request: Hashable,
+        fetches: asyncio.Semaphore,
+        done: Callable[[], None],
+        source: Source,
+        prompt: str,
     ) -> float | RequestError:
         """Decode, prepare and score one image -> its score, or why there is none.
 
         request: whose image it is; requests take turns. fetches: the turns (`FETCHES`) of those of its images that must
-        be fetched.
+        be fetched. done: is told when it has its outcome.
         """
+        outcome = await self._outcome(model, request, fetches, source, prompt)
+        done()
+        return outcome
+
+    async def _outcome(
+        self, model: ServedModel, request: Hashable, fetches: asyncio.Semaphore, source: Source, prompt: str
+    ) -> float | RequestError:
         try:
             if source.url is None:
                 score = await self._judge(model, request, source, prompt, source.content)
@@ -218,8 +246,9 @@ class Engine:
         with ExitStack() as held:
             await fetches.acquire()
             held.callback(fetches.release)
-            content = await self.fetcher.fetch(source.url or "", held.enter_context(self._admission.holding()))
-            return await self._judge(model, request, source, prompt, content, held)
+            take = held.enter_context(self._admission.holding())
+            fetched = [await self.fetcher.fetch(source.url or "", take)]
+            return await self._judge(model, request, source, prompt, fetched.pop(), held)
 
     async def _judge(
         self,

@@ -22,6 +22,7 @@ class Patience:
         self._ended = False
         self._until = math.inf
         self._clock: asyncio.TimerHandle | None = None
+        self._rings = math.inf
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[object] | None = None
 
@@ -32,11 +33,11 @@ class Patience:
     def until(self, when: float) -> None:
         """Set the end, on the event loop's clock."""
         self._until = when
-        if self._clock is not None and when < self._clock.when():
+        if self._clock is not None and when < self._rings:
             self._clock.cancel()
             self._clock = None
         if self._clock is None and when < math.inf:
-            self._clock = self._loop.call_at(when, self._look)
+            self._clock, self._rings = self._loop.call_at(when, self._look), when
 
     def end(self) -> None:
         """End it now. Not for the task itself to call."""

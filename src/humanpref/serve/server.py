@@ -118,6 +118,11 @@ class PatientProtocol(HttpToolsProtocol):
         self._unread = 0
         super().on_body(body)
 
+    def on_message_complete(self) -> None:
+        """A request is here. Go on reading, which a large piece of a body paused: who goes away is to be noticed."""
+        super().on_message_complete()
+        self.flow.resume_reading()
+
     def _count(self, read: int) -> None:
         self._unread = 0
         self._head_bytes += read
@@ -135,6 +140,8 @@ class PatientProtocol(HttpToolsProtocol):
         if self._reader is not None:
             self._reader.cancel()
             self._reader = None
+        if self.transport.is_closing():
+            self._expect_reader()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the clocks; end what this client asked for."""
