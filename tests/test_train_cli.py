@@ -26,7 +26,7 @@ def test_from_a_file_to_a_scorer(tmp_path: Path) -> None:
     data = data_file(tmp_path, groups=4)
     run("data", "shards", data, tmp_path / "shards", "--image-root", tmp_path / "images", "--per-shard", 2)
     val = data_file(tmp_path, "val", groups=6, seed=1)
-    done = run(*words(tmp_path), "--data", tmp_path / "shards", "--val", val, "--images", tmp_path / "images")
+    done = run(*words(tmp_path), "--data", tmp_path / "shards", "--val", val, "--val-images", tmp_path / "images")
     export = Path(done.stdout.strip())
     assert "step 2:" in done.stderr
     assert "model card" in done.stderr
@@ -47,7 +47,7 @@ def test_from_a_file_to_a_scorer(tmp_path: Path) -> None:
         tmp_path / "shards",
         "--val",
         val,
-        "--images",
+        "--val-images",
         tmp_path / "images",
         code=1,
     )
