@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -41,6 +41,16 @@ def b64(content: bytes) -> str:
 def body(*contents: bytes, prompt: str = "a lighthouse", **more: Any) -> dict[str, Any]:
     """The JSON of a request."""
     return {"prompt": prompt, "images": [{"data": b64(content)} for content in contents], **more}
+
+
+def soon(holds: Callable[[], bool], seconds: float = 2.0) -> bool:
+    """Whether it holds within so many seconds."""
+    end = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 class Served:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -22,7 +22,7 @@ from humanpref.cli import main
 from humanpref.serve.config import ServeConfig
 from humanpref.serve.server import bind
 from tests.commands import run
-from tests.serving import Process, Served, body, png, process, serving
+from tests.serving import Process, Served, body, png, process, serving, soon
 from tests.test_serve import SlowScorer, error, slow
 
 QUICK = ServeConfig(header_seconds=0.6, body_seconds=1.5, idle_seconds=0.6, keep_alive_seconds=1)
@@ -52,15 +52,6 @@ def settled(served: Served) -> bool:
 def let_go(served: Served) -> bool:
     """No image waits any more."""
     return soon(lambda: served.service.admission.images == 0)
-
-
-def soon(holds: Callable[[], bool]) -> bool:
-    """Whether it holds within two seconds."""
-    for _ in range(100):
-        if holds():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 # ---- clients that dawdle

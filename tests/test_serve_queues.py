@@ -7,7 +7,6 @@ import gc
 import math
 import time
 import weakref
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,7 +22,7 @@ from humanpref.serve.errors import RequestError, ServeError
 from humanpref.serve.metrics import Metrics
 from humanpref.serve.models import Engine, ModelOptions, ServedModel, load_models
 from humanpref.serve.patience import Patience, Turns
-from tests.serving import png, serving
+from tests.serving import png, serving, soon
 from tests.test_serve import SlowScorer, error, slow
 
 
@@ -33,14 +32,6 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
-
-
-def soon(holds: Callable[[], bool]) -> bool:
-    for _ in range(500):
-        if holds():
-            return True
-        time.sleep(0.01)
-    return False
 
 
 # ---- turns
@@ -108,7 +99,7 @@ def test_a_small_request_is_answered_before_a_large_one() -> None:
     scorer.batch_size = 2
     with slow(scorer, threads=1) as served, ThreadPoolExecutor(2) as pool:
         large = pool.submit(served.score, *[png()] * 60)
-        assert soon(lambda: len(scorer.batches) > 1)
+        assert soon(lambda: len(scorer.batches) > 1, 5)
         assert served.score(png()).status_code == 200
         assert not large.done()
         assert sum(scorer.batches) < 40
@@ -239,7 +230,7 @@ def test_each_model_has_places_of_its_own() -> None:
     models = {scorer.spec.name: ServedModel(scorer.spec.name, (scorer,)) for scorer in (heavy, light)}
     with serving(models, ServeConfig(max_queue=8, max_images=8, threads=2)) as served, ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(served.score, *[png()] * 8, model="heavy")
-        assert soon(lambda: served.service.admission.images == 8)
+        assert soon(lambda: served.service.admission.images == 8, 5)
         assert error(served.score(png(), model="heavy"))[:2] == (429, "busy")
         assert served.score(*[png()] * 8, model="light").status_code == 200
         heavy.go.set()

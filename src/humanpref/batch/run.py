@@ -248,7 +248,7 @@ def _check_outside(words: Sequence[str], out: str, shards: Sequence[Shard]) -> N
         if type(other) is not type(system):
             continue
         within = _lies_in(path, given) or (is_local(system) and _lies_in(*map(os.path.realpath, (path, given))))
-        if is_pattern(given) and f"{path}/".startswith(f"{fixed_part(given).rstrip('/')}/"):
+        if is_pattern(given) and _lies_in(path, fixed_part(given)):
             parts = (f"{path}/{part_name(Span(shard, 0, 0, None))}" for shard in shards)
             with failing_with_name(word):
                 within = any(map(matcher(given), (path, *folders_above(path), *parts)))

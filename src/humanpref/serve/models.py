@@ -14,7 +14,6 @@ from functools import cached_property
 from typing import Any
 
 import pybase64
-import torch
 
 from humanpref.errors import ImageError, ScoreError, WeightsError, reason_of
 from humanpref.images import EncodedImage
@@ -119,7 +118,7 @@ def load_models(options: Sequence[ModelOptions]) -> dict[str, ServedModel]:
 def _check_alike(model: ModelOptions, replicas: Sequence[BatchScorer[Any]]) -> None:
     """Raise `ServeError` where it would be chance how an image is scored."""
     kinds = {
-        f"{getattr(scorer, 'precision', 'fp32')} on {torch.device(str(getattr(scorer, 'device', 'cpu'))).type}"
+        f"{getattr(scorer, 'precision', 'fp32')} on {str(getattr(scorer, 'device', 'cpu')).partition(':')[0]}"
         for scorer in replicas
     }
     if len(kinds) > 1:
