@@ -85,17 +85,12 @@ class Admission:
     def queued(self, model: str, images: int, *, fetched: bool = False) -> Iterator[Callable[[], None]]:
         """Take images in -> what is to be told of each that is done.
 
-        Raises `RequestError` 413 for too many at once; 429 where there is no room, or they would not be done in time,
-        with when to come again.
+        Raises `RequestError` 429 where there is no room, or they would not be done in time, with when to come again.
 
         Each model has a line of `max_queue` images, and another for those that must be `fetched`: they can wait for
         long, for hosts that do not answer, which says nothing about a speed.
         """
         config = self._config
-        if images > config.max_images:
-            raise RequestError(
-                "too_many_images", f"{images} images; at most {config.max_images} in one request, send several"
-            )
         line = self._lines.setdefault((model, fetched), Line())
         late = line.images and not fetched and line.seconds(line.images + images) > config.request_seconds
         if late or line.images + images > config.max_queue:
